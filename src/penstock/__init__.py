@@ -1,0 +1,8 @@
+"""Penstock: the pipe between a data lake and a numerical solver."""
+
+from __future__ import annotations
+
+from penstock.core.nouns import Batch, Pipeline, Place, Step, Unit
+from penstock.core.spec import Spec, dump, load
+
+__all__ = ["Batch", "Pipeline", "Place", "Spec", "Step", "Unit", "dump", "load"]

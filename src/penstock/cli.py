@@ -1,0 +1,246 @@
+"""The command line: ``penstock run pipeline.toml``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from penstock.core import plugins, spec
+from penstock.core.dataset import existing, promised
+from penstock.core.nouns import Pipeline, Report, Runner
+from penstock.core.plan import Plan
+from penstock.core.plan import check as check_plan
+from penstock.errors import PenstockError, SpecError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw data through AI models on Ray to arrays for solvers, each unit exactly once.",
+)
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+File = Annotated[Path, typer.Argument(help="Pipeline file, TOML or YAML.", show_default=False)]
+Changes = Annotated[
+    list[str], typer.Option("--set", help="Change a value: --set pipeline.NAME.sink.uri=s3://bucket/out", metavar="KEY=VALUE")
+]
+RunnerName = Annotated[str, typer.Option("--runner", help="Carry out by this runner instead of the file's.")]
+Only = Annotated[list[str], typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Our own errors end with a text and exit status 1 or 2; an interruption with 130."""
+    try:
+        yield
+    except SpecError as error:
+        _err.print("[bold red]error:[/] ", end="")
+        _err.print(str(error), markup=False)
+        raise typer.Exit(2) from error
+    except PenstockError as error:
+        _err.print("[bold red]error:[/] ", end="")
+        _err.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        _err.print("stopped; finished units are kept, the same command goes on from there")
+        raise typer.Exit(130) from error
+
+
+def _load(file: Path, changes: list[str], runner: str) -> tuple[spec.Spec, Runner]:
+    pairs = dict(change.partition("=")[::2] for change in changes)
+    found = spec.load(file, pairs)
+    chosen = plugins.load("runners", runner)() if runner else found.runner
+    return found, chosen or plugins.load("runners", "inline")()
+
+
+def _chosen(found: spec.Spec, only: list[str]) -> list[Pipeline]:
+    return [found.pipeline(name) for name in only] if only else list(found.pipelines)
+
+
+@app.command()
+def run(
+    file: File, changes: Changes = [], runner: RunnerName = "", only: Only = []  # noqa: B006 (typer reads them)
+) -> None:
+    """Carry out the pipelines of a file; what is done already is skipped."""
+    from penstock.progress import watch_for
+    from penstock.report import build
+
+    with _told():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        found, carrier = _load(file, changes, runner)
+        pipelines = _chosen(found, only)
+        for plan in _plans(pipelines, carrier):
+            _warn(plan)
+        for pipeline in pipelines:
+            _summarise(carrier.run(pipeline, watch_for(sys.stderr)))
+        if found.report is not None and not only:
+            page = build(found, file.with_name("report.html"))
+            _out.print(f"report: {page.absolute().as_uri()}")
+
+
+def _summarise(report: Report) -> None:
+    words = [f"{report.rows:,} rows", f"{report.units:,} units ({report.skipped:,} were done before)"]
+    words += [f"[yellow]{report.bad_rows:,} rows quarantined[/]"] if report.bad_rows else []
+    words += [f"[yellow]{report.bad_units:,} units failed[/]"] if report.bad_units else []
+    version = f"{report.manifest.uri} version {report.manifest.version}"
+    _out.print(f"[bold]{report.pipeline}[/]: {', '.join(words)}, {report.seconds:.1f} s -> {version}")
+
+
+@app.command()
+def check(
+    file: File, changes: Changes = [], runner: RunnerName = "", only: Only = []  # noqa: B006
+) -> None:
+    """Say what would run, where, and how much; refuse what cannot finish. Nothing is started."""
+    with _told():
+        found, carrier = _load(file, changes, runner)
+        for plan in _plans(_chosen(found, only), carrier):
+            _show(plan)
+        _out.print("[green]can run[/]")
+
+
+def _plans(pipelines: list[Pipeline], carrier: Runner) -> Iterator[Plan]:
+    """The plans in order; a dataset that an earlier pipeline will make is known by its schema."""
+    resources = carrier.resources()
+    coming = {}
+    for pipeline in pipelines:
+        with promised(coming):
+            plan = check_plan(pipeline, resources)
+        coming[pipeline.sink.uri.rstrip("/")] = pipeline.sink.schema(plan.schemas[-1])
+        yield plan
+
+
+def _show(plan: Plan) -> None:
+    table = Table(title=plan.pipeline.name, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    estimate = plan.estimate
+    table.add_row("source", plan.pipeline.source.uri)
+    table.add_row("units", f"{estimate.units:,}, {_bytes(estimate.bytes_in)}, the largest {_bytes(estimate.largest_unit_bytes)}")
+    names = [f"{s.name} ({s.place.kind})" for s in plan.pipeline.steps]
+    table.add_row("steps", " -> ".join(["read", *names, "write"]))
+    for at, schema in enumerate(plan.schemas):
+        who = plan.pipeline.steps[at - 1].name if at else "read"
+        table.add_row(f"  after {who}", ", ".join(f"{f.name}: {_kind(f.type)}" for f in schema))
+    if estimate.rows is not None and estimate.bytes_out is not None:
+        free = "" if plan.free_bytes is None else f" of {_bytes(plan.free_bytes)} free"
+        table.add_row("rows", f"about {estimate.rows:,}")
+        table.add_row("output", f"about {_bytes(estimate.bytes_out)}{free} below {plan.pipeline.sink.uri}")
+        table.add_row("memory", f"about {_bytes(estimate.worker_memory_bytes or 0)} for the largest unit in a worker")
+    for licence in plan.licences:
+        use = {True: "commercial use allowed", False: "NO commercial use", None: "use not stated"}[licence.commercial]
+        table.add_row("weights", f"{licence.what}: {licence.name}, {use}")
+    table.add_row("resources", plan.arithmetic)
+    _out.print(table)
+    _warn(plan)
+
+
+def _warn(plan: Plan) -> None:
+    for warning in plan.warnings:
+        _err.print(f"[yellow]warning:[/] {plan.pipeline.name}: {warning}")
+
+
+def _kind(kind: object) -> str:
+    return str(kind).replace("extension<arrow.fixed_shape_tensor", "tensor").removesuffix(">") if "extension" in str(kind) else str(kind)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="A pipeline file, or the address of a dataset.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Build the page of a run: map, clusters, throughput, lineage, quarantined rows."""
+    from penstock.report import build
+
+    with _told():
+        target = spec.load(run) if Path(run).suffix in (".toml", ".yaml", ".yml") else run
+        _out.print(f"report: {build(target, out).absolute().as_uri()}")
+
+
+@app.command()
+def show(dataset: Annotated[str, typer.Argument(help="The address of a dataset.", show_default=False)]) -> None:
+    """Print the manifest of a dataset."""
+    with _told():
+        print(existing(dataset).dump().decode())  # noqa: T201 (JSON for pipes)
+
+
+@app.command()
+def verify(dataset: Annotated[str, typer.Argument(help="The address of a dataset.", show_default=False)]) -> None:
+    """Read every part of a dataset and hold it against the manifest."""
+    from penstock.core.reading import verify as verify_dataset
+
+    with _told():
+        manifest = verify_dataset(dataset)
+        _out.print(f"{manifest.uri}: version {manifest.version}, {manifest.rows:,} rows, every part is as committed")
+
+
+@app.command()
+def compact(
+    dataset: Annotated[str, typer.Argument(help="The address of an HDF5 dataset.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The file to make.", show_default=False)],
+) -> None:
+    """Make one contiguous HDF5 file of a dataset, as parallel (mpio) readers need it."""
+    from penstock.sinks.hdf5 import compact as compact_dataset
+
+    with _told():
+        compact_dataset(dataset, file)
+        _out.print(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the sources, stages, sinks, clusters and runners that are installed."""
+    for kind in plugins.KINDS:
+        table = Table(title=kind, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for name, point in plugins.named(kind).items():
+            part = plugins.load(kind, name)
+            table.add_row(name, (part.__doc__ or "").strip().split("\n")[0], f"[dim]{point.value}[/]")
+        _out.print(table)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    print(json.dumps(spec.json_schema(), indent=1))  # noqa: T201 (JSON for pipes)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    from penstock.doctor import examine
+
+    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+    table = Table(box=None, padding=(0, 2))
+    for column in ("part", "state", "found", "mend"):
+        table.add_column(column)
+    findings = examine()
+    for finding in findings:
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.name, state, finding.found, finding.mend)
+    _out.print(table)
+    raise typer.Exit(any(finding.state == "broken" for finding in findings))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    print(version_of("penstock"))  # noqa: T201

@@ -1,0 +1,273 @@
+"""The plan: what will run, where, and how much, before anything starts. Frozen data, no work.
+
+Nothing starts that cannot finish: `check` folds the schemas down the line, adds up the resources,
+looks at weights, licences and the output's place, and estimates rows, memory and disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal
+
+import pyarrow as pa
+
+from penstock.core.dataset import is_promised
+from penstock.core.nouns import Licence, Pipeline, Place, Sampled, Source, Unit, Weighted
+from penstock.core.storage import store_of
+from penstock.errors import PenstockError, PlanError, SchemaError
+
+__all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "schemas"]
+
+_SAMPLE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a runner can use. *what* says whose they are, for messages."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Neighbouring steps that run in the same workers.
+
+    Attributes:
+        kind: ``task`` for stateless workers, ``actor`` for a pool.
+        first, stop: the range of steps; the first operator reads too, the last one writes too.
+        place: what one worker takes, and how many there are.
+    """
+
+    kind: Literal["task", "actor"]
+    first: int
+    stop: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How much there will be; None where it cannot be told without reading everything."""
+
+    units: int
+    bytes_in: int
+    largest_unit_bytes: int
+    empty_units: int
+    rows: int | None
+    bytes_out: int | None
+    worker_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before a run."""
+
+    pipeline: Pipeline
+    schemas: tuple[pa.Schema, ...]
+    operators: tuple[Operator, ...]
+    resources: Resources
+    arithmetic: str
+    estimate: Estimate
+    licences: tuple[Licence, ...]
+    free_bytes: int | None
+    warnings: tuple[str, ...]
+
+
+def schemas(pipeline: Pipeline) -> tuple[pa.Schema, ...]:
+    """The columns after the source and after each step.
+
+    Raises:
+        SchemaError: a step or the sink cannot take what the step before it gives.
+    """
+    found = [pipeline.source.schema()]
+    for index, step in enumerate(pipeline.steps):
+        try:
+            found.append(step.stage.schema(found[-1]))
+        except SchemaError as error:
+            raise SchemaError(f"{pipeline.name}, step {index + 1} ({step.name}): {error}") from error
+    try:
+        pipeline.sink.schema(found[-1])
+    except SchemaError as error:
+        raise SchemaError(f"{pipeline.name}, sink: {error}") from error
+    return tuple(found)
+
+
+def operators(pipeline: Pipeline) -> tuple[Operator, ...]:
+    """Fuse neighbouring steps into as few operators as their places allow.
+
+    A ``function`` rides along with what stands before it, a ``task`` with another task, an ``actor``
+    with an actor of an equal place. Reading, when it is a ``function``, rides with the first step that
+    has a place of its own, and so do the functions between them.
+    """
+    found = [Operator("task", 0, 0, Place("task") if pipeline.read.kind == "function" else pipeline.read)]
+    settled = pipeline.read.kind != "function"
+    for index, step in enumerate(pipeline.steps):
+        last, place = found[-1], step.place
+        kind: Literal["task", "actor"] = "actor" if place.kind == "actor" else "task"
+        if place.kind == "function" or (settled and kind == last.kind and place == last.place):
+            found[-1] = replace(last, stop=index + 1)
+        elif settled:
+            found.append(Operator(kind, index, index + 1, place))
+        else:
+            found, settled = [Operator(kind, 0, index + 1, place)], True
+    return tuple(found)
+
+
+def admit(pipeline: Pipeline, resources: Resources) -> str:
+    """The arithmetic by which the pipeline fits *resources*.
+
+    Each pool holds its fewest workers all the time, and beside them the largest task must find room;
+    otherwise the pools starve the tasks that feed them and the run hangs.
+
+    Raises:
+        PlanError: it does not fit.
+    """
+    parts = operators(pipeline)
+    lines = []
+    for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
+        pools = [
+            (_called(pipeline, o), o.place.replicas[0], getattr(o.place, name)) for o in parts if o.kind == "actor"
+        ]
+        tasks = [(_called(pipeline, o), getattr(o.place, name)) for o in parts if o.kind == "task"]
+        largest = max(tasks, key=lambda task: float(task[1]))
+        need = sum(count * each for _, count, each in pools) + largest[1]
+        if not need:
+            continue
+        sums = [f"{who} {count} x {each:g}" for who, count, each in pools if each]
+        line = (
+            f"{name}: {' + '.join([*sums, f'{largest[0]} {largest[1]:g}'])} = {need:g} of {have:g} ({resources.what})"
+        )
+        if need > have:
+            raise PlanError(
+                f"{pipeline.name} would never finish: its pools and the largest task beside them need more than "
+                f"there is.\n  {line}\n  lower replicas or {name} of a place, or give the runner more"
+            )
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _called(pipeline: Pipeline, operator: Operator) -> str:
+    names = [step.name for step in pipeline.steps[operator.first : operator.stop]]
+    return "+".join((["read"] if operator.first == 0 and operator.kind == "task" else []) + names)
+
+
+def licences(pipeline: Pipeline) -> tuple[Licence, ...]:
+    """The licences of all weights in the line.
+
+    Raises:
+        WeightsError: weights are not there.
+        PlanError: a licence forbids commercial use and the pipeline does not allow that.
+    """
+    found = [licence for s in pipeline.steps if isinstance(s.stage, Weighted) for licence in s.stage.licences()]
+    for licence in found:
+        if licence.commercial is False and not pipeline.allow_noncommercial:
+            raise PlanError(
+                f"{pipeline.name}: the licence of {licence.what} is {licence.name}, which forbids commercial use; "
+                "choose other weights, or set allow_noncommercial = true if that is fine for you"
+            )
+    return tuple(found)
+
+
+def check(pipeline: Pipeline, resources: Resources) -> Plan:
+    """Everything that can be known before a run, or the reason why it cannot finish.
+
+    Raises:
+        PlanError, SchemaError, WeightsError, StorageError: it cannot finish, and why.
+    """
+    arithmetic = admit(pipeline, resources)
+    line = schemas(pipeline)
+    terms = licences(pipeline)
+    free = store_of(pipeline.sink.uri).free_bytes(pipeline.sink.uri)
+    estimated = _estimated(pipeline, line)
+    if free is not None and estimated.bytes_out is not None and estimated.bytes_out > free:
+        raise PlanError(
+            f"{pipeline.name}: about {estimated.bytes_out:,} bytes will be written below {pipeline.sink.uri}, "
+            f"{free:,} are free there; free some space or choose another place"
+        )
+    return Plan(
+        pipeline,
+        line,
+        operators(pipeline),
+        resources,
+        arithmetic,
+        estimated,
+        terms,
+        free,
+        _warnings(pipeline.source.uri, estimated, terms, resources),
+    )
+
+
+def _estimated(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
+    """The estimate; unknown where the source is a dataset that an earlier pipeline has yet to make."""
+    if is_promised(pipeline.source.uri):
+        return Estimate(0, 0, 0, 0, None, None, None)
+    return estimate(pipeline, line)
+
+
+def _warnings(source: str, estimated: Estimate, terms: Sequence[Licence], resources: Resources) -> tuple[str, ...]:
+    found = [f"the licence of {t.what} is not stated: {t.name}" for t in terms if t.commercial is None]
+    if estimated.empty_units:
+        found.append(f"{estimated.empty_units} files are empty")
+    if estimated.units == 0 and not is_promised(source):
+        found.append("the source has no units: the dataset will be empty")
+    if estimated.worker_memory_bytes and estimated.worker_memory_bytes > resources.memory_bytes:
+        found.append(
+            f"the largest unit may take {estimated.worker_memory_bytes:,} bytes of memory in a worker, "
+            f"there are {resources.memory_bytes:,}; lower unit_bytes"
+        )
+    return tuple(found)
+
+
+def estimate(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
+    """Count the units as a stream and scale up a sample of the first one that has rows."""
+    count = total = largest = empty = 0
+    first: Unit | None = None
+    for unit in pipeline.source.units():
+        count, total, largest = count + 1, total + unit.size_bytes, max(largest, unit.size_bytes)
+        empty += unit.size_bytes == 0
+        first = first or (unit if unit.size_bytes else None)
+    weights = sum(s.stage.weights_bytes() for s in pipeline.steps if isinstance(s.stage, Weighted))
+    sampled = _sample(pipeline.source, first) if first else None
+    if sampled is None:
+        return Estimate(count, total, largest, empty, None, None, None)
+    batch, taken = sampled
+    share = batch.num_rows / max(taken, 1)
+    text = batch.nbytes / max(batch.num_rows, 1)
+    widths = [_row_bytes(schema, text) for schema in line]
+    memory = int(largest * share * sum(widths)) + weights
+    return Estimate(count, total, largest, empty, round(total * share), int(total * share * widths[-1]), memory)
+
+
+def _sample(source: Source, unit: Unit) -> tuple[pa.Table, int] | None:
+    """A few rows and the bytes they took; None when that would cost too much or fails.
+
+    What fails here fails again in the run, where it costs one unit and not the plan.
+    """
+    try:
+        if isinstance(source, Sampled):
+            return source.sample(unit)
+        return (source.read(unit), unit.size_bytes) if unit.size_bytes <= _SAMPLE_BYTES else None
+    except PenstockError:
+        return None
+
+
+def _row_bytes(schema: pa.Schema, source_row_bytes: float) -> float:
+    """Bytes of a row: fixed widths are known, the others together are as wide as the source's row."""
+    fixed = [_width(field.type) for field in schema]
+    return reduce(lambda total, width: total + (width or 0), fixed, 0.0) + (source_row_bytes if None in fixed else 0.0)
+
+
+def _width(kind: pa.DataType) -> float | None:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return _width(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind):
+        inner = _width(kind.value_type)
+        return None if inner is None else inner * kind.list_size
+    try:
+        return kind.bit_width / 8
+    except ValueError:
+        return None

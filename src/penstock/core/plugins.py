@@ -1,0 +1,141 @@
+"""Parts by name: entry points, used by the built-ins and by everybody else's alike.
+
+A package adds a stage by two lines in its ``pyproject.toml``::
+
+    [project.entry-points."penstock.stages"]
+    hydropathy = "mypackage:Hydropathy"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+
+from penstock.core.nouns import Cluster
+from penstock.errors import SpecError
+
+__all__ = ["KINDS", "ClusterField", "Kind", "Plugged", "adapter", "describe", "load", "name_of", "named"]
+
+Kind: TypeAlias = Literal["sources", "stages", "sinks", "clusters", "runners"]
+KINDS: tuple[Kind, ...] = ("sources", "stages", "sinks", "clusters", "runners")
+
+
+@functools.cache
+def named(kind: Kind) -> Mapping[str, EntryPoint]:
+    """The entry points of *kind* by name.
+
+    Raises:
+        SpecError: two packages give the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"penstock.{kind}"):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise SpecError(
+                f"{kind[:-1]} '{point.name}' is given twice, by {other.value} and {point.value}; uninstall one"
+            )
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def load(kind: Kind, name: str) -> type[Any]:
+    """The class that is called *name*.
+
+    Raises:
+        SpecError: nothing is called so; the nearest name is in the text.
+    """
+    points = named(kind)
+    if name not in points:
+        near = difflib.get_close_matches(name, points, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(points) or 'none'}"
+        raise SpecError(f"there is no {kind[:-1]} called '{name}'; {hint}")
+    part = points[name].load()
+    if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+        raise SpecError(f"{kind[:-1]} '{name}' ({points[name].value}) is not a dataclass; make it a frozen one")
+    return part
+
+
+def name_of(kind: Kind, part: Any) -> str:
+    """The name under which the class of *part* is known.
+
+    Raises:
+        SpecError: it is known under none.
+    """
+    wanted = f"{type(part).__module__}:{type(part).__qualname__}"
+    for name, point in named(kind).items():
+        if point.value == wanted or (point.module.startswith("penstock") and load(kind, name) is type(part)):
+            return name
+    raise SpecError(
+        f"{wanted} is no entry point of penstock.{kind}; add it to your pyproject.toml to write it to a file"
+    )
+
+
+@functools.cache
+def adapter(part: type[Any]) -> TypeAdapter[Any]:
+    """Pydantic's validator for the dataclass *part*."""
+    return TypeAdapter(part)
+
+
+def describe(part: Any) -> dict[str, Any]:
+    """The fields of *part* that differ from their defaults, as plain data (JSON types)."""
+    plain = adapter(type(part)).dump_python(part, mode="json")
+    return {f.name: plain[f.name] for f in dataclasses.fields(part) if getattr(part, f.name) != _default(f)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """Marks a field that holds a part: written ``{ use = "name", ... }`` in files, an object in Python.
+
+    ::
+
+        cluster: Annotated[Cluster, Plugged("clusters")] = Local()
+    """
+
+    kind: Kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """A part as it is, or one made from plain data; and back."""
+        to_plain = core_schema.plain_serializer_function_ser_schema(self._plain)
+        return core_schema.with_info_plain_validator_function(self._part, serialization=to_plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        """A table with ``use``; what stands beside it depends on the part."""
+        use = {"type": "string", "enum": list(named(self.kind))}
+        return {"type": "object", "properties": {"use": use}, "required": ["use"]}
+
+    def _part(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value if dataclasses.is_dataclass(value) else self._refuse(value)
+        body = dict(value)
+        part = load(self.kind, body.pop("use", ""))
+        if unknown := set(body) - {f.name for f in dataclasses.fields(part)}:
+            raise ValueError(f"'{min(unknown)}' is not known here; known are: {_names(part)}")
+        return adapter(part).validate_python(body, context=info.context)
+
+    def _refuse(self, value: Any) -> Any:
+        raise ValueError(f'a {self.kind[:-1]} was needed, as {{ use = "...", ... }}')
+
+    def _plain(self, part: Any) -> dict[str, Any]:
+        return {"use": name_of(self.kind, part), **describe(part)}
+
+
+def _names(part: type[Any]) -> str:
+    return ", ".join(sorted(f.name for f in dataclasses.fields(part))) or "none"
+
+
+ClusterField = Annotated[Cluster, Plugged("clusters")]
+"""A field that holds a cluster."""

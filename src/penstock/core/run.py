@@ -1,0 +1,253 @@
+"""A run from beginning to end; a runner only says how units become outcomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.core import spec
+from penstock.core.dataset import Manifest
+from penstock.core.ledger import Done, fingerprint
+from penstock.core.nouns import Identified, Pipeline, Record, Report, Unit, Weighted
+from penstock.core.plan import schemas
+from penstock.core.storage import join, publish, store_of
+from penstock.core.work import Assignment, Failure
+from penstock.errors import RunError, TooManyBadRows, TooManyBadUnits
+
+__all__ = ["Carry", "Outcome", "Quiet", "Watch", "run"]
+
+Outcome: TypeAlias = Record | Failure
+Carry: TypeAlias = Callable[[Assignment, Iterable[Unit]], Iterator[Outcome]]
+"""How a runner turns units into outcomes: any order, each unit once."""
+
+
+class Watch(Protocol):
+    """Who looks on: a progress display, a log, nobody."""
+
+    def begin(self, pipeline: Pipeline, units: int, skipped: int) -> None:
+        """The run starts; *skipped* of *units* were done before."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A unit is done or has failed."""
+
+    def end(self, report: Report | None) -> None:
+        """The run is over; None when it ended by an error."""
+
+
+class Quiet:
+    """A watch that says nothing."""
+
+    def begin(self, pipeline: Pipeline, units: int, skipped: int) -> None:
+        """Nothing."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def end(self, report: Report | None) -> None:
+        """Nothing."""
+
+
+@dataclass
+class _Tally:
+    """Counts of a run, held against the pipeline's limits."""
+
+    pipeline: Pipeline
+    runner: str
+    started: float
+    units: int = 0
+    skipped: int = 0
+    bad_rows: int = 0
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    def add(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self.failed += 1
+            self.failures = (*self.failures, outcome)[:10]
+            if outcome.fatal:
+                raise RunError(f"{self.pipeline.name}: {outcome.error}")
+            return
+        self.bad_rows += outcome.bad_rows
+        if self.bad_rows > self.pipeline.max_bad_rows:
+            raise TooManyBadRows(
+                f"{self.pipeline.name}: {self.bad_rows} rows were quarantined, max_bad_rows allows "
+                f"{self.pipeline.max_bad_rows}; look at {join(self.pipeline.sink.uri, 'quarantine')}, "
+                "then mend the input or raise the limit"
+            )
+
+    def report(self, manifest: Manifest) -> Report:
+        seconds = time.time() - self.started
+        counts = (self.units, self.skipped, manifest.rows, manifest.bad_rows, self.failed)
+        return Report(self.pipeline.name, self.runner, manifest, *counts, seconds)
+
+    def judge(self) -> None:
+        if self.failed > self.pipeline.max_bad_units:
+            shown = "\n".join(f"  - {failure.error}" for failure in self.failures)
+            raise TooManyBadUnits(
+                f"{self.pipeline.name}: {self.failed} units failed, max_bad_units allows "
+                f"{self.pipeline.max_bad_units}; the others are done and kept. Mend these and run again:\n{shown}"
+            )
+
+
+def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = None) -> Report:
+    """Plan, skip what is done, carry out the rest, commit.
+
+    Args:
+        pipeline: what to carry out.
+        runner: the runner's name, for the record.
+        carry: how units become outcomes.
+        watch: who looks on.
+
+    Raises:
+        RunError: the run ended without a dataset; what was finished is kept.
+    """
+    tally, watch, report = _Tally(pipeline, runner, time.time()), watch or Quiet(), None
+    assignment = Assignment(pipeline, fingerprint(pipeline), schemas(pipeline))
+    with _snapshot(pipeline.source.units()) as (tally.units, units):
+        done = assignment.ledger.done()
+        tally.skipped = sum(unit.key in done for unit in units()) if len(done) else 0
+        watch.begin(pipeline, tally.units, tally.skipped)
+        try:
+            for outcome in carry(assignment, _todo(units(), done)):
+                tally.add(outcome)
+                watch.outcome(outcome)
+            tally.judge()
+            report = _commit(assignment, units, tally)
+        finally:
+            watch.end(report)
+    return report
+
+
+def _todo(units: Iterable[Unit], done: Done) -> Iterator[Unit]:
+    return (unit for unit in units if unit.key not in done)
+
+
+_UNITS = pa.schema(
+    [(n, pa.string()) for n in ("key", "uri", "etag")] + [(n, pa.int64()) for n in ("start", "stop", "size_bytes")]
+)
+
+
+@contextmanager
+def _snapshot(units: Iterable[Unit]) -> Iterator[tuple[int, Callable[[], Iterator[Unit]]]]:
+    """The units as they are now, on disk: their count, and how to go through them again."""
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        path, count, stream = str(Path(folder) / "units.arrow"), 0, iter(units)
+        with pa.ipc.new_stream(path, _UNITS) as writer:
+            while chunk := list(islice(stream, 4096)):
+                count += len(chunk)
+                writer.write_batch(pa.RecordBatch.from_pylist([asdict(unit) for unit in chunk], _UNITS))
+        yield count, lambda: _replayed(path)
+
+
+def _replayed(path: str) -> Iterator[Unit]:
+    with pa.memory_map(path) as file, pa.ipc.open_stream(file) as batches:
+        for batch in batches:
+            yield from (Unit(**line) for line in batch.to_pylist())
+
+
+def _commit(assignment: Assignment, units: Callable[[], Iterator[Unit]], tally: _Tally) -> Report:
+    pipeline, ledger = assignment.pipeline, assignment.ledger
+    story = _Story(pipeline.sink.uri, tally.started)
+    provenance = {**_provenance(assignment), "failed_units": tally.failed}
+    manifest = pipeline.sink.commit(lambda: story.told(ledger.records(units())), provenance)
+    report = tally.report(manifest)
+    story.publish(report)
+    ledger.sweep(units())
+    return report
+
+
+def _provenance(assignment: Assignment) -> dict[str, Any]:
+    """What made the dataset, as plain data; nothing in it depends on when or where."""
+    pipeline = assignment.pipeline
+    return {
+        "fingerprint": assignment.fingerprint,
+        "pipeline": spec.plain(pipeline),
+        "identity": {
+            f"{at}-{step.name}": dict(step.stage.identity())
+            for at, step in enumerate(pipeline.steps, 1)
+            if isinstance(step.stage, Identified)
+        },
+        "licences": [
+            asdict(terms) for s in pipeline.steps if isinstance(s.stage, Weighted) for terms in s.stage.licences()
+        ],
+        "versions": {
+            name: _version(name) for name in ("penstock", "pyarrow", "numpy", "torch", "transformers", "h5py")
+        },
+        "schema": pipeline.sink.schema(assignment.schemas[-1]).serialize().to_pybytes().hex(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+_STORY = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("step", pa.string()),
+        ("seconds", pa.float64()),
+        ("waited_seconds", pa.float64()),
+        ("rows_in", pa.int64()),
+        ("rows_out", pa.int64()),
+        ("rows_bad", pa.int64()),
+        ("worker", pa.string()),
+        ("finished", pa.float64()),
+        ("rss_bytes", pa.int64()),
+    ]
+)
+
+
+class _Story:
+    """What happened, one line for each unit and step, collected while the commit goes through the records."""
+
+    def __init__(self, root: str, started: float) -> None:
+        self._root, self._started = root, started
+        self._tables: list[pa.Table] = []
+
+    def told(self, records: Iterable[tuple[Unit, Record]]) -> Iterator[tuple[Unit, Record]]:
+        """The same records; their traces are kept."""
+        self._tables, lines = [], []
+        for unit, record in records:
+            lines += [_line(record, trace) for trace in record.traces]
+            if len(lines) >= 4096:
+                self._tables.append(pa.Table.from_pylist(lines, _STORY))
+                lines = []
+            yield unit, record
+        self._tables.append(pa.Table.from_pylist(lines, _STORY))
+
+    def publish(self, report: Report) -> None:
+        """Write ``runs/<time>-<host>-<pid>.json`` and its table of traces."""
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._started))
+        name = f"runs/{stamp}-{socket.gethostname()}-{os.getpid()}"
+        with publish(self._root, ".parquet") as (path, upload):
+            pq.write_table(pa.concat_tables(self._tables), path, compression="zstd")
+            upload(f"{name}.parquet")
+        plain = {
+            n: getattr(report, n)
+            for n in ("pipeline", "runner", "units", "skipped", "rows", "bad_rows", "bad_units", "seconds")
+        }
+        where = {"host": socket.gethostname(), "cores": os.cpu_count(), "python": platform.python_version()}
+        data = {**plain, "started": self._started, "manifest": report.manifest.version, "machine": where}
+        store_of(self._root).replace(join(self._root, f"{name}.json"), json.dumps(data, indent=1).encode())
+
+
+def _line(record: Record, trace: Any) -> Mapping[str, Any]:
+    more = {"unit": record.unit, "worker": record.worker, "finished": record.finished, "rss_bytes": record.rss_bytes}
+    return {**asdict(trace), **more}

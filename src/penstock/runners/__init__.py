@@ -1,0 +1,1 @@
+"""What carries a pipeline out: this process, or Ray. The only folder that imports Ray."""

@@ -1,0 +1,268 @@
+"""Ray Data: units stream through tasks and actor pools; a block is a unit all the way.
+
+Each block is one envelope (see `penstock.runners.envelope`). Neighbouring steps, the read and the write are fused into as few
+operators as their places allow, since an operator costs more than most steps.
+
+What a step or source raises is an outcome and not an error of Ray's: only what kills a worker is retried.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.core.nouns import Pipeline, Report, Transform, Unit
+from penstock.core.plan import Operator, Resources, admit, operators
+from penstock.core.run import Outcome, Watch, run
+from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opened, step
+from penstock.errors import PenstockError
+from penstock.runners import envelope
+
+__all__ = ["Ray"]
+
+_EPOCH_UNITS = 10_000
+_WORKER_LIVES = 3
+"""How often a unit may kill its worker before it counts as failed."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Carries pipelines out by Ray Data.
+
+    Attributes:
+        address: of a running cluster (``host:port``, ``ray://…`` or ``auto``); empty starts a Ray of our own
+            on this machine, with its own ports and folder, and stops it afterwards.
+        cpus: cores that our own Ray may use; 0 takes all.
+        gpus: of our own Ray; -1 lets Ray look.
+        object_store_bytes: shared memory for batches on the way in our own Ray; 0 lets Ray choose.
+    """
+
+    address: str = ""
+    cpus: int = 0
+    gpus: int = -1
+    object_store_bytes: int = 0
+
+    def resources(self) -> Resources:
+        """What the cluster has; our own Ray is not started for that."""
+        if self.address:
+            with _connected(self):
+                return _cluster_resources(self.address)
+        cores = self.cpus or os.cpu_count() or 1
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Resources(
+            cores, max(self.gpus, 0) if self.gpus >= 0 else _gpus_seen(), int(memory * 0.7), "this machine"
+        )
+
+    def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
+        """Carry *pipeline* out.
+
+        Raises:
+            PlanError: it would never finish with what the cluster has.
+            RunError: the run ended without a dataset; what was finished is kept.
+        """
+        if not self.address:
+            admit(pipeline, self.resources())
+        with _connected(self):
+            admit(pipeline, _cluster_resources(self.address or "our own Ray"))
+            return run(pipeline, "ray", _carry, watch)
+
+
+# --- connecting ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _connected(runner: Ray) -> Iterator[None]:
+    """Ray is up inside; a Ray that somebody else in this process started is used and left alone."""
+    _quiet()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with ExitStack() as stack:
+        if runner.address:
+            ray.init(runner.address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            folder = stack.enter_context(_folder())
+            store = {"object_store_memory": runner.object_store_bytes} if runner.object_store_bytes else {}
+            gpus = {"num_gpus": runner.gpus} if runner.gpus >= 0 else {}
+            ray.init(
+                "local",
+                num_cpus=runner.cpus or os.cpu_count() or 1,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+                **store,
+                **gpus,
+            )
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _quiet() -> None:
+    """Ray's own words stay in its log files; read before Ray is imported."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray ends workers that idle for a second beyond one per CPU and starts them again for the next unit.
+    os.environ.setdefault("RAY_kill_idle_workers_interval_ms", "0")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A short path (UNIX sockets allow 107 bytes); folders of drivers that were killed are removed."""
+    root = Path(tempfile.gettempdir()) / f"penstock-ray-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    for old in root.iterdir():
+        if not Path(f"/proc/{old.name}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = root / str(os.getpid())
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cluster_resources(what: str) -> Resources:
+    import ray
+
+    have = ray.cluster_resources()
+    return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0), int(have.get("memory", 0)), f"Ray at {what}")
+
+
+def _gpus_seen() -> float:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([name for name in visible.split(",") if name not in ("", "-1")]))
+    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+# --- streaming -------------------------------------------------------------------------------------------
+
+
+def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:
+    """Epoch after epoch, so that the driver's memory does not grow with the number of units."""
+    stream = iter(units)
+    while epoch := list(islice(stream, _EPOCH_UNITS)):
+        missing = {unit.key: unit for unit in epoch}
+        for outcome in _stream(assignment, epoch):
+            missing.pop(outcome.unit.key if isinstance(outcome, Failure) else outcome.unit, None)
+            yield outcome
+        for unit in missing.values():
+            text = f"its worker died {_WORKER_LIVES} times; if memory ran out, lower unit_bytes"
+            yield Failure(unit, f"{unit.uri} [{unit.start}:{unit.stop}]: {text}")
+
+
+def _stream(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
+    import ray.data
+
+    _set_context(ray.data.DataContext.get_current())
+    dataset = ray.data.from_items([envelope.unit(unit) for unit in epoch], override_num_blocks=len(epoch))
+    parts = operators(assignment.pipeline)
+    for index, operator in enumerate(parts):
+        dataset = _mapped(dataset, assignment, operator, last=index == len(parts) - 1)
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from envelope.outcomes(block)
+
+
+def _set_context(context: Any) -> None:
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context.print_on_execution_start = False
+    context.enable_progress_bars = False
+    # A block whose worker died too often is left out; `_carry` tells which unit that was.
+    context.max_errored_blocks = -1
+
+
+def _mapped(dataset: Any, assignment: Assignment, operator: Operator, *, last: bool) -> Any:
+    """One more operator: an actor pool, or tasks in workers that keep the line open between units."""
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    place, line = operator.place, _Line(assignment, operator.first, operator.stop, last)
+    if operator.kind == "actor":
+        low, high = place.replicas
+        how = {
+            "fn": _Worker,
+            "fn_constructor_args": (line,),
+            "compute": ActorPoolStrategy(min_size=low, max_size=high, initial_size=low),
+            "max_restarts": -1,
+            "max_task_retries": _WORKER_LIVES,
+        }
+    else:
+        how = {"fn": _task, "fn_args": (line,), "compute": TaskPoolStrategy(), "max_retries": _WORKER_LIVES}
+    return dataset.map_batches(
+        **how,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=place.cpus,
+        num_gpus=place.gpus or None,
+        memory=place.memory_bytes or None,
+    )
+
+
+# --- in the workers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The part of a pipeline that one operator's workers carry out."""
+
+    assignment: Assignment
+    first: int
+    stop: int
+    last: bool
+
+
+class _Worker:
+    """A worker of an actor pool: opens its steps at the first unit and keeps them open."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._stack = ExitStack()
+        self._transforms: list[Transform] | None = None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self._transforms is None:
+            try:
+                self._transforms = self._stack.enter_context(
+                    opened(self._line.assignment, self._line.first, self._line.stop)
+                )
+            except PenstockError as error:
+                return envelope.outcome(Failure(envelope.unit_of(block), str(error), fatal=True))
+        return _work(self._line, self._transforms, block)
+
+
+_WORKERS: dict[tuple[str, int], _Worker] = {}
+"""Of this process, by fingerprint and first step: a task finds the steps open that the task before it opened."""
+
+
+def _task(block: pa.Table, line: _Line) -> pa.Table:
+    key = (line.assignment.fingerprint + line.assignment.pipeline.sink.uri, line.first)
+    if key not in _WORKERS:
+        _WORKERS[key] = _Worker(line)
+    return _WORKERS[key](block)
+
+
+def _work(line: _Line, transforms: list[Transform], block: pa.Table) -> pa.Table:
+    """Carry one block on: from a unit or a parcel to a parcel or an outcome."""
+    found = envelope.opened(block)
+    if isinstance(found, Unit):
+        found = begin(line.assignment, found)
+    for index, transform in enumerate(transforms, line.first):
+        if isinstance(found, Parcel):
+            found = step(line.assignment, index, transform, found)
+    if line.last and isinstance(found, Parcel):
+        found = finish(line.assignment, found)
+    return envelope.parcel(found) if isinstance(found, Parcel) else envelope.outcome(found)
