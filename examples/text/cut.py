@@ -25,7 +25,7 @@ MODULES = (
     "scipy.stats",
 )
 EACH = 32
-SHORTEST, LONGEST = 80, 600
+SHORTEST, LONGEST = 80, 480
 SECTION = re.compile(r"\n[A-Z][A-Za-z ]+\n-{3,}")
 SIGNATURE = re.compile(r"\A\w+\(.*?\)\n\n", re.DOTALL)
 REPEATED = re.compile(r"The documentation is written assuming array arguments are.*", re.DOTALL)

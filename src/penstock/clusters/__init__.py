@@ -1,0 +1,1 @@
+"""Where solvers run: batch schedulers seen from outside."""

@@ -96,7 +96,9 @@ class Local:
             return
         known = json.loads((folder / "record.json").read_text())["key"]
         if known != job.key:
-            raise JobError(f"{folder} belongs to job {known}, so job {job.key} cannot run there; give it its own folder")
+            raise JobError(
+                f"{folder} belongs to job {known}, so job {job.key} cannot run there; give it its own folder"
+            )
 
     def _launched(self, job: Job) -> tuple[str, ...]:
         return job.command if job.tasks == 1 else (self._launcher(), "-n", str(job.tasks), *job.command)
@@ -150,7 +152,7 @@ def _state(folder: Path) -> JobState:
 
 
 def _alive(claim: Mapping[str, Any]) -> bool:
-    return shepherd.born(claim["pid"]) == claim["born"] and claim["host"] == socket.gethostname()
+    return bool(claim["host"] == socket.gethostname() and shepherd.born(claim["pid"]) == claim["born"])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

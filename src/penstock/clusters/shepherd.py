@@ -137,7 +137,7 @@ def _end_all(child: subprocess.Popen[bytes]) -> None:
 def _descendants() -> list[int]:
     """Living processes below this one. Not a process group: MPI launchers give each rank its own."""
     children: dict[int, list[int]] = {}
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         fields = _stat(pid)
         if fields and fields[0] not in "ZX":
             children.setdefault(int(fields[1]), []).append(pid)

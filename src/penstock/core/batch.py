@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "tensor_type",
     "to_bytes",
     "to_numpy",
+    "type_named",
     "with_columns",
 ]
 
@@ -50,14 +52,15 @@ def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:
     """A numeric or tensor column as an array, ``"row ..."``; without a copy when it is one chunk.
 
     Raises:
-        SchemaError: the column has nulls, or is neither numeric nor a tensor.
+        SchemaError: the column is neither numeric nor a tensor.
+        ValueError: some values are null; a stage that lets this pass has those rows quarantined.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # zero chunks stay chunked
             column = pa.concat_arrays(column.chunks) if column.num_chunks else _empty(column.type)
     if column.null_count:
-        raise SchemaError(f"{column.null_count} of {len(column)} values are null; numbers were needed")
+        raise ValueError(f"{column.null_count} of {len(column)} values are null; numbers were needed")
     if isinstance(column.type, pa.FixedShapeTensorType):
         return np.asarray(_flat(column).reshape(len(column), *column.type.shape))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
@@ -73,6 +76,28 @@ def _empty(kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.ExtensionType):
         return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
     return pa.array([], kind)
+
+
+def type_named(name: str) -> pa.DataType:
+    """The Arrow type called *name*: ``string``, ``float64``, ``list<int32>``, or a tensor such as ``float32[3, 8]``.
+
+    The simple names are Arrow's: https://arrow.apache.org/docs/python/api/datatypes.html
+
+    Raises:
+        SchemaError: no type is called so.
+    """
+    text = name.strip()
+    try:
+        if tensor := re.fullmatch(r"(\w+)\s*\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]", text):
+            return pa.fixed_shape_tensor(pa.type_for_alias(tensor[1]), [int(size) for size in tensor[2].split(",")])
+        if inner := re.fullmatch(r"list\s*<(.*)>", text):
+            return pa.list_(type_named(inner[1]))
+        return pa.type_for_alias(text)
+    except ValueError as error:
+        raise SchemaError(
+            f"there is no type '{name}'; write an Arrow type such as string, int64 or float32, "
+            "list<int32>, or a tensor such as float32[384]"
+        ) from error
 
 
 def field_of(schema: pa.Schema, name: str, wanted: str, *kinds: pa.DataType) -> pa.Field:
@@ -115,7 +140,10 @@ def pick(batch: pa.Table, keep: npt.NDArray[np.bool_]) -> tuple[pa.Table, pa.Tab
 
 
 def to_bytes(batch: pa.Table) -> pa.Buffer:
-    """*batch* as an Arrow IPC stream: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format"""
+    """*batch* as an Arrow IPC stream.
+
+    See https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
+    """
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_table(batch.combine_chunks())

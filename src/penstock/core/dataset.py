@@ -447,10 +447,9 @@ def sweep(root: str) -> None:
 
     Call it when the ledger no longer speaks of the units that the newest manifest holds.
     """
-    numbers = versions(root)
-    tables = [_load(root, number).parts() for number in numbers[-2:]]
+    tables = [_load(root, number).parts() for number in versions(root)[-2:]]
     named = {path for table in tables for path in table["path"].unique().to_pylist()}
-    replaced = {path for table in tables for path in table["part_path"].to_pylist()} - named
+    replaced = {path for table in tables[-1:] for path in table["part_path"].to_pylist()} - named
     there = (f"parts/{entry.uri.rsplit('/', 1)[-1]}" for entry in store_of(root).below(join(root, "parts")))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for _ in pool.map(lambda path: store_of(root).remove(join(root, path)), replaced.intersection(there)):

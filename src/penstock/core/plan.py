@@ -133,14 +133,13 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
             (_called(pipeline, o), o.place.replicas[0], getattr(o.place, name)) for o in parts if o.kind == "actor"
         ]
         tasks = [(_called(pipeline, o), getattr(o.place, name)) for o in parts if o.kind == "task"]
-        largest = max(tasks, key=lambda task: float(task[1]))
+        largest = max(tasks, key=lambda task: float(task[1]), default=("", 0))
         need = sum(count * each for _, count, each in pools) + largest[1]
         if not need:
             continue
         sums = [f"{who} {count} x {each:g}" for who, count, each in pools if each]
-        line = (
-            f"{name}: {' + '.join([*sums, f'{largest[0]} {largest[1]:g}'])} = {need:g} of {have:g} ({resources.what})"
-        )
+        sums += [f"{largest[0]} {largest[1]:g}"] if largest[1] else []
+        line = f"{name}: {' + '.join(sums)} = {need:g} of {have:g} ({resources.what})"
         if need > have:
             raise PlanError(
                 f"{pipeline.name} would never finish: its pools and the largest task beside them need more than "
@@ -152,7 +151,7 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
 
 def _called(pipeline: Pipeline, operator: Operator) -> str:
     names = [step.name for step in pipeline.steps[operator.first : operator.stop]]
-    return "+".join((["read"] if operator.first == 0 and operator.kind == "task" else []) + names)
+    return "+".join((["read"] if operator.first == 0 else []) + names)
 
 
 def licences(pipeline: Pipeline) -> tuple[Licence, ...]:
@@ -268,6 +267,6 @@ def _width(kind: pa.DataType) -> float | None:
         inner = _width(kind.value_type)
         return None if inner is None else inner * kind.list_size
     try:
-        return kind.bit_width / 8
+        return float(kind.bit_width) / 8
     except ValueError:
         return None

@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, core_schema
 from penstock.core.nouns import Cluster
 from penstock.errors import SpecError
 
-__all__ = ["KINDS", "ClusterField", "Kind", "Plugged", "adapter", "describe", "load", "name_of", "named"]
+__all__ = ["KINDS", "ClusterField", "Kind", "Plugged", "adapter", "called", "describe", "load", "name_of", "named"]
 
 Kind: TypeAlias = Literal["sources", "stages", "sinks", "clusters", "runners"]
 KINDS: tuple[Kind, ...] = ("sources", "stages", "sinks", "clusters", "runners")
@@ -50,14 +50,18 @@ def load(kind: Kind, name: str) -> type[Any]:
     """The class that is called *name*.
 
     Raises:
-        SpecError: nothing is called so; the nearest name is in the text.
+        SpecError: nothing is called so (the nearest name is in the text), or it cannot be imported.
     """
     points = named(kind)
     if name not in points:
         near = difflib.get_close_matches(name, points, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(points) or 'none'}"
         raise SpecError(f"there is no {kind[:-1]} called '{name}'; {hint}")
-    part = points[name].load()
+    try:
+        part = points[name].load()
+    except (ImportError, AttributeError) as error:
+        where = f"{kind[:-1]} '{name}' ({points[name].value})"
+        raise SpecError(f"{where} cannot be imported: {error}; mend or uninstall that package") from error
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         raise SpecError(f"{kind[:-1]} '{name}' ({points[name].value}) is not a dataclass; make it a frozen one")
     return part
@@ -69,19 +73,48 @@ def name_of(kind: Kind, part: Any) -> str:
     Raises:
         SpecError: it is known under none.
     """
-    wanted = f"{type(part).__module__}:{type(part).__qualname__}"
-    for name, point in named(kind).items():
-        if point.value == wanted or (point.module.startswith("penstock") and load(kind, name) is type(part)):
-            return name
-    raise SpecError(
-        f"{wanted} is no entry point of penstock.{kind}; add it to your pyproject.toml to write it to a file"
-    )
+    name = _known(kind, type(part))
+    if name is None:
+        raise SpecError(
+            f"{_path(type(part))} is no entry point of penstock.{kind}; "
+            "add it to your pyproject.toml to write it to a file"
+        )
+    return name
 
 
-@functools.cache
+def called(kind: Kind, part: Any) -> str:
+    """The name under which the class of *part* is known, else ``module:Class``: for records of what was run."""
+    return _known(kind, type(part)) or _path(type(part))
+
+
+def _known(kind: Kind, part: type[Any]) -> str | None:
+    """The name of *part*, also when its package gives it from another module than the one it is written in."""
+    points = named(kind)
+    package = part.__module__.split(".")[0]
+    by_path = (name for name, point in points.items() if point.value == _path(part))
+    same_package = (name for name, point in points.items() if point.module.split(".")[0] == package)
+    return next(by_path, None) or next((name for name in same_package if _gives(kind, name, part)), None)
+
+
+def _gives(kind: Kind, name: str, part: type[Any]) -> bool:
+    try:
+        return load(kind, name) is part
+    except SpecError:  # one that cannot be imported is not the one of an object that exists
+        return False
+
+
+def _path(part: type[Any]) -> str:
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def adapter(part: type[Any]) -> TypeAdapter[Any]:
     """Pydantic's validator for the dataclass *part*."""
-    return TypeAdapter(part)
+    if part not in _ADAPTERS:
+        _ADAPTERS[part] = TypeAdapter(part)
+    return _ADAPTERS[part]
 
 
 def describe(part: Any) -> dict[str, Any]:
@@ -130,7 +163,7 @@ class Plugged:
         raise ValueError(f'a {self.kind[:-1]} was needed, as {{ use = "...", ... }}')
 
     def _plain(self, part: Any) -> dict[str, Any]:
-        return {"use": name_of(self.kind, part), **describe(part)}
+        return {"use": called(self.kind, part), **describe(part)}
 
 
 def _names(part: type[Any]) -> str:

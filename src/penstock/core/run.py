@@ -19,14 +19,14 @@ from typing import Any, Protocol, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.core import spec
-from penstock.core.dataset import Manifest
+from penstock.core import plugins, spec
+from penstock.core.dataset import Manifest, sweep
 from penstock.core.ledger import Done, fingerprint
 from penstock.core.nouns import Identified, Pipeline, Record, Report, Unit, Weighted
 from penstock.core.plan import schemas
 from penstock.core.storage import join, publish, store_of
 from penstock.core.work import Assignment, Failure
-from penstock.errors import RunError, TooManyBadRows, TooManyBadUnits
+from penstock.errors import RunError, StorageError, TooManyBadRows, TooManyBadUnits
 
 __all__ = ["Carry", "Outcome", "Quiet", "Watch", "run"]
 
@@ -82,9 +82,30 @@ class _Tally:
                 raise RunError(f"{self.pipeline.name}: {outcome.error}")
             return
         self.bad_rows += outcome.bad_rows
-        if self.bad_rows > self.pipeline.max_bad_rows:
+        self.limit(self.bad_rows)
+
+    def accounted(self, records: Iterable[tuple[Unit, Record]]) -> Iterator[tuple[Unit, Record]]:
+        """The same records; the limits hold for those of earlier runs too, and none may be lacking.
+
+        Raises:
+            StorageError: units that are done have no record; `commit` tries again when somebody committed meanwhile.
+            TooManyBadRows: the runs before this one quarantined too many.
+        """
+        found = bad_rows = 0
+        for unit, record in records:
+            found, bad_rows = found + 1, bad_rows + record.bad_rows
+            yield unit, record
+        if found < self.units - self.failed:
+            raise StorageError(
+                f"{self.pipeline.sink.uri}: {self.units - self.failed - found} of {self.units} finished units have no "
+                "record any more; a run with other settings wrote to the same place meanwhile. Run again, one at a time"
+            )
+        self.limit(bad_rows)
+
+    def limit(self, bad_rows: int) -> None:
+        if bad_rows > self.pipeline.max_bad_rows:
             raise TooManyBadRows(
-                f"{self.pipeline.name}: {self.bad_rows} rows were quarantined, max_bad_rows allows "
+                f"{self.pipeline.name}: {bad_rows} rows were quarantined, max_bad_rows allows "
                 f"{self.pipeline.max_bad_rows}; look at {join(self.pipeline.sink.uri, 'quarantine')}, "
                 "then mend the input or raise the limit"
             )
@@ -163,10 +184,11 @@ def _commit(assignment: Assignment, units: Callable[[], Iterator[Unit]], tally: 
     pipeline, ledger = assignment.pipeline, assignment.ledger
     story = _Story(pipeline.sink.uri, tally.started)
     provenance = {**_provenance(assignment), "failed_units": tally.failed}
-    manifest = pipeline.sink.commit(lambda: story.told(ledger.records(units())), provenance)
+    manifest = pipeline.sink.commit(lambda: story.told(tally.accounted(ledger.records(units()))), provenance)
     report = tally.report(manifest)
     story.publish(report)
     ledger.sweep(units())
+    sweep(pipeline.sink.uri)  # last: as long as the ledger speaks of a part, the part is there
     return report
 
 
@@ -175,7 +197,7 @@ def _provenance(assignment: Assignment) -> dict[str, Any]:
     pipeline = assignment.pipeline
     return {
         "fingerprint": assignment.fingerprint,
-        "pipeline": spec.plain(pipeline),
+        "pipeline": spec.plain(pipeline, plugins.called),
         "identity": {
             f"{at}-{step.name}": dict(step.stage.identity())
             for at, step in enumerate(pipeline.steps, 1)
@@ -234,7 +256,7 @@ class _Story:
 
     def publish(self, report: Report) -> None:
         """Write ``runs/<time>-<host>-<pid>.json`` and its table of traces."""
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._started))
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._started)) + f"{self._started % 1:.6f}"[1:]
         name = f"runs/{stamp}-{socket.gethostname()}-{os.getpid()}"
         with publish(self._root, ".parquet") as (path, upload):
             pq.write_table(pa.concat_tables(self._tables), path, compression="zstd")

@@ -21,7 +21,7 @@ import dataclasses
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -82,6 +82,7 @@ def load(path: str | Path, changes: Mapping[str, str] | None = None) -> Spec:
     """Read a pipeline file.
 
     Args:
+        path: the file; ``.yaml`` and ``.yml`` are YAML, all others TOML.
         changes: values that replace those of the file, by dotted key: ``pipeline.NAME.source.uri``,
             ``step.0.model``; texts are read as TOML values, or taken as they are.
 
@@ -328,33 +329,37 @@ def _read(pipeline: Pipeline) -> list[str]:
 # --- writing ---------------------------------------------------------------------------------------------
 
 
-def plain(pipeline: Pipeline) -> dict[str, Any]:
-    """A pipeline as plain data, as in a file; defaults are left out."""
+def plain(pipeline: Pipeline, name: Callable[[plugins.Kind, Any], str] = plugins.name_of) -> dict[str, Any]:
+    """A pipeline as plain data, as in a file; defaults are left out.
+
+    Args:
+        pipeline: what is described.
+        name: gives the ``use`` of a part: `plugins.name_of` for files, `plugins.called` for records.
+
+    Raises:
+        SpecError: a part has no name.
+    """
     default = {f.name: f.default for f in dataclasses.fields(Pipeline)}
     data: dict[str, Any] = {key: getattr(pipeline, key) for key in _LIMITS if getattr(pipeline, key) != default[key]}
-    data["source"] = _used("sources", pipeline.source)
-    data["sink"] = _used("sinks", pipeline.sink)
+    data["source"] = {"use": name("sources", pipeline.source), **plugins.describe(pipeline.source)}
+    data["sink"] = {"use": name("sinks", pipeline.sink), **plugins.describe(pipeline.sink)}
     if pipeline.read != default["read"]:
         data["read"] = plugins.describe(pipeline.read)
     if pipeline.steps:
-        data["step"] = [_step(step) for step in pipeline.steps]
+        data["step"] = [_step(step, name("stages", step.stage)) for step in pipeline.steps]
     return data
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: Step, name: str) -> dict[str, Any]:
     place = {} if step.place == Place() else {"place": plugins.describe(step.place)}
-    return {**_used("stages", step.stage), **place}
-
-
-def _used(kind: plugins.Kind, part: Any) -> dict[str, Any]:
-    return {"use": plugins.name_of(kind, part), **plugins.describe(part)}
+    return {"use": name, **plugins.describe(step.stage), **place}
 
 
 def dumps(spec: Spec, form: str = "toml") -> str:
     """The text of a pipeline file; ``loads(dumps(spec)) == spec``."""
     data: dict[str, Any] = {"pipeline": {pipeline.name: plain(pipeline) for pipeline in spec.pipelines}}
     if spec.runner is not None:
-        data["runner"] = _used("runners", spec.runner)
+        data["runner"] = {"use": plugins.name_of("runners", spec.runner), **plugins.describe(spec.runner)}
     if spec.report is not None:
         data["report"] = plugins.describe(spec.report)
     if form == "yaml":

@@ -16,10 +16,21 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.core.batch import with_columns
 from penstock.core.ledger import Ledger
-from penstock.core.nouns import Batch, Pipeline, Record, Step, Trace, Transform, Unit
+from penstock.core.nouns import Batch, Part, Pipeline, Record, Step, Trace, Transform, Unit
 from penstock.core.storage import publish
-from penstock.errors import PenstockError, RowErrors, RunError, SchemaError, StorageError, TooManyBadRows, UnitError
+from penstock.errors import (
+    DatasetError,
+    JobError,
+    PenstockError,
+    RowErrors,
+    RunError,
+    SchemaError,
+    StorageError,
+    TooManyBadRows,
+    UnitError,
+)
 
 __all__ = ["Assignment", "Bad", "Failure", "Parcel", "begin", "carry", "finish", "opened", "step"]
 
@@ -109,6 +120,8 @@ def begin(assignment: Assignment, unit: Unit) -> Parcel | Record | Failure:
         return Failure(unit, str(error))
     except Exception as error:  # the boundary to other people's sources
         return Failure(unit, f"reading {unit.uri} [{unit.start}:{unit.stop}]: {_text(error)}")
+    if not isinstance(batch, pa.Table):
+        return Failure(unit, f"the source gave a {type(batch).__name__}; a pyarrow.Table was needed", fatal=True)
     if not batch.schema.equals(assignment.schemas[0]):
         return Failure(unit, _other_schema("the source", batch.schema, assignment.schemas[0]), fatal=True)
     trace = Trace("read", time.time() - started, 0.0, batch.num_rows + _count(bad), batch.num_rows, _count(bad))
@@ -160,6 +173,11 @@ def _sift(transform: Transform, batch: Batch, schema: pa.Schema, allowance: int)
     try:
         return _checked(transform(batch), schema), []
     except RowErrors as errors:
+        if not errors.bad.schema.equals(batch.schema):
+            raise SchemaError(
+                f"the stage refused rows with the columns {errors.bad.schema.names}, it was given "
+                f"{batch.schema.names}; refuse rows as they were received"
+            ) from errors
         return _checked(errors.good, schema), [(errors.bad, tuple(errors.reasons))]
     except (SchemaError, StorageError, DatasetError, JobError, UnitError):  # no row is to blame
         raise
@@ -182,6 +200,8 @@ def _merged(bad: list[tuple[pa.Table, tuple[str, ...]]]) -> list[tuple[pa.Table,
 
 
 def _checked(batch: Batch, schema: pa.Schema) -> Batch:
+    if not isinstance(batch, pa.Table):
+        raise SchemaError(f"the stage gave a {type(batch).__name__}; a pyarrow.Table was needed")
     if not batch.schema.equals(schema):
         raise SchemaError(_other_schema("the stage", batch.schema, schema))
     return batch
@@ -196,30 +216,42 @@ def _other_schema(who: str, found: pa.Schema, wanted: pa.Schema) -> str:
 
 def finish(assignment: Assignment, parcel: Parcel) -> Record | Failure:
     """Quarantine what was put aside, publish the part, and enter the unit in the ledger."""
-    started, sink = time.time(), assignment.pipeline.sink
     try:
-        bad = tuple(_quarantine(assignment, parcel.unit, item) for item in parcel.bad)
-        part = sink.write(parcel.unit, parcel.batch)
-        rows = parcel.batch.num_rows
-        trace = Trace("write", time.time() - started, max(0.0, started - parcel.since), rows, rows, 0)
-        return assignment.ledger.record(
-            Record(
-                parcel.unit.key,
-                part,
-                bad,
-                _count(parcel.bad),
-                (*parcel.traces, trace),
-                f"{socket.gethostname()}:{os.getpid()}",
-                time.time(),
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            )
-        )
+        return assignment.ledger.record(_written(assignment, parcel))
     except StorageError as error:
         return Failure(parcel.unit, str(error), fatal=True)
     except PenstockError as error:
         return Failure(parcel.unit, str(error))
     except Exception as error:  # the boundary to other people's sinks
         return Failure(parcel.unit, str(UnitError(f"writing {parcel.unit.uri}: {_text(error)}")))
+
+
+def _written(assignment: Assignment, parcel: Parcel) -> Record:
+    started = time.time()
+    part, refused = _publish(assignment, parcel)
+    put_aside = (*parcel.bad, *refused)
+    bad = tuple(_quarantine(assignment, parcel.unit, item) for item in put_aside)
+    seconds, waited = time.time() - started, max(0.0, started - parcel.since)
+    trace = Trace("write", seconds, waited, parcel.batch.num_rows, part.rows, _count(refused))
+    return Record(
+        parcel.unit.key,
+        part,
+        bad,
+        _count(put_aside),
+        (*parcel.traces, trace),
+        f"{socket.gethostname()}:{os.getpid()}",
+        time.time(),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _publish(assignment: Assignment, parcel: Parcel) -> tuple[Part, tuple[Bad, ...]]:
+    """The part, without the rows that the sink refuses."""
+    sink = assignment.pipeline.sink
+    try:
+        return sink.write(parcel.unit, parcel.batch), ()
+    except RowErrors as errors:
+        return sink.write(parcel.unit, errors.good), (Bad("write", errors.bad, tuple(errors.reasons)),)
 
 
 def _quarantine(assignment: Assignment, unit: Unit, bad: Bad) -> str:
@@ -230,9 +262,7 @@ def _quarantine(assignment: Assignment, unit: Unit, bad: Bad) -> str:
         "_unit": pa.array([unit.key] * bad.rows.num_rows, pa.string()),
         "_uri": pa.array([unit.uri] * bad.rows.num_rows, pa.string()),
     }
-    table = bad.rows
-    for name, column in columns.items():
-        table = table.append_column(name, column)
+    table = with_columns(bad.rows, columns)  # rows that are refused a second time have these already
     with publish(assignment.pipeline.sink.uri, ".parquet") as (path, upload):
         pq.write_table(table.combine_chunks(), path)
         name = f"quarantine/{bad.step}/{assignment.fingerprint[:16]}-{unit.key[:32]}.parquet"

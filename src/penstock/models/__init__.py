@@ -1,0 +1,1 @@
+"""Networks: where their weights are, under what terms, and how they are loaded and run."""

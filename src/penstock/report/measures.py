@@ -23,13 +23,11 @@ class Agreement:
     """How well clusters agree with known classes.
 
     Attributes:
-        clusters: how many there are.
         purity: share of rows that are in the commonest class of their cluster; rises with the number of clusters.
         ari: adjusted Rand index, 0 for chance and 1 for the same partition (doi:10.1007/BF01908075).
         nmi: normalised mutual information, arithmetic mean (doi:10.1162/153244303321897735).
     """
 
-    clusters: int
     purity: float
     ari: float
     nmi: float
@@ -40,9 +38,9 @@ def agreement(truth: Labels, clusters: Labels) -> Agreement:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     _, known = np.unique(np.asarray(truth), return_inverse=True)
-    names, found = np.unique(np.asarray(clusters), return_inverse=True)
+    _, found = np.unique(np.asarray(clusters), return_inverse=True)
     ari, nmi = adjusted_rand_score(known, found), normalized_mutual_info_score(known, found)
-    return Agreement(len(names), purity(known, found), float(ari), float(nmi))
+    return Agreement(purity(known, found), float(ari), float(nmi))
 
 
 def purity(truth: Labels, clusters: Labels) -> float:

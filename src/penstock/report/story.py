@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from penstock.core.dataset import Manifest, existing, newest
 from penstock.core.storage import join, local_copy, store_of
 from penstock.errors import DatasetError, StorageError
 
-__all__ = ["Ancestor", "BadRow", "Run", "StepStory", "lineage", "newest_run", "quarantine", "runs", "steps"]
+__all__ = ["Ancestor", "BadRow", "Run", "StepStory", "lineage", "quarantine", "runs", "steps", "telling"]
 
 _MOST_RUNS = 20
 _MOST_FILES = 3
@@ -68,9 +68,8 @@ def _run(name: str) -> Run:
     return Run(facts, traces.filter(pc.greater_equal(traces["finished"], facts["started"])))
 
 
-def newest_run(root: str) -> Run | None:
+def telling(found: Sequence[Run]) -> Run | None:
     """The newest run that carried something out; the newest of all when none did."""
-    found = runs(root)
     return next((run for run in found if run.traces.num_rows), found[0] if found else None)
 
 
@@ -97,7 +96,9 @@ class StepStory:
 def steps(run: Run) -> list[StepStory]:
     """The steps of *run* in the order of the line."""
     keys = ("rows_in", "rows_out", "rows_bad", "seconds", "waited_seconds")
-    sums = run.traces.group_by("step", use_threads=False).aggregate([("unit", "count"), *((key, "sum") for key in keys)])
+    sums = run.traces.group_by("step", use_threads=False).aggregate(
+        [("unit", "count"), *((key, "sum") for key in keys)]
+    )
     wall, workers = run.facts["seconds"], max(pc.count_distinct(run.traces["worker"]).as_py(), 1)
     return [
         StepStory(
@@ -183,7 +184,8 @@ class BadRow:
 def quarantine(manifest: Manifest, most: int = 50) -> list[BadRow]:
     """The first quarantined rows of a dataset."""
     found: list[BadRow] = []
-    for paths in manifest.parts()["bad"].to_pylist():
+    parts = manifest.parts()
+    for paths in parts.filter(pc.greater(parts["bad_rows"], 0))["bad"].to_pylist():
         for path in paths:
             found += _bad_rows(join(manifest.uri, path), most - len(found))
             if len(found) >= most:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _connected(runner: Ray) -> Iterator[None]:
 def _quiet() -> None:
     """Ray's own words stay in its log files; read before Ray is imported."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray ends workers that idle for a second beyond one per CPU and starts them again for the next unit.
@@ -198,18 +199,26 @@ def _mapped(dataset: Any, assignment: Assignment, operator: Operator, *, last: b
             "fn_constructor_args": (line,),
             "compute": ActorPoolStrategy(min_size=low, max_size=high, initial_size=low),
             "max_restarts": -1,
-            "max_task_retries": _WORKER_LIVES,
+            "max_task_retries": _WORKER_LIVES - 1,
         }
     else:
-        how = {"fn": _task, "fn_args": (line,), "compute": TaskPoolStrategy(), "max_retries": _WORKER_LIVES}
-    return dataset.map_batches(
-        **how,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=place.cpus,
-        num_gpus=place.gpus or None,
-        memory=place.memory_bytes or None,
-    )
+        how = {
+            "fn": _task,
+            "fn_args": (line,),
+            "compute": TaskPoolStrategy(),
+            "max_retries": _WORKER_LIVES - 1,
+        }
+    with warnings.catch_warnings():
+        # Ray 2.60 to 2.63 take the limits of retries only by this way, which they call deprecated.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return dataset.map_batches(
+            **how,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=place.cpus,
+            num_gpus=place.gpus or None,
+            memory=place.memory_bytes or None,
+        )
 
 
 # --- in the workers --------------------------------------------------------------------------------------

@@ -1,0 +1,415 @@
+"""HDF5, for solvers: files that plain C, Fortran and MPI programs read without a plug-in.
+
+Format: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, written so that HDF5 1.10 and later
+read it (``libver`` v108 to v110), without times, so that the same rows give the same bytes.
+
+A part file has one dataset for each column at its root, of the same name, ``"row ..."``: numbers and tensors as
+they are, booleans as uint8, text as variable-length UTF-8. Columns of 1 MiB and more start at a multiple of 1 MiB and
+lie in one piece (``h5dataset.id.get_offset()`` and a memory map read them), unless they are compressed.
+Beside them stands ``row`` int64, the row's place in its file, unless the batch has a column ``row`` of its own.
+
+``index.h5`` shows all parts as one file (a virtual dataset, numeric columns only). HDF5 reads fill values where a part
+file is missing, and says nothing; so a negative ``row`` means a missing part, as does NaN or -1 elsewhere. Parallel
+HDF5 (``mpio``) does not read virtual datasets: there each rank opens the index with the ordinary driver, or
+`compact` makes one plain file. Virtual datasets need a file system: on ``s3://`` there is no index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.core.batch import field_of, pick, to_numpy
+from penstock.core.dataset import Format, Manifest, commit, draft, existing, publish_part, sha256_of
+from penstock.core.nouns import Batch, Part, Records, Unit
+from penstock.core.storage import Posix, Uri, join, local_copy, parent, publish, store_of
+from penstock.errors import DatasetError, RowErrors, SchemaError
+
+__all__ = ["Hdf5", "compact"]
+
+_ALIGNMENT_BYTES = 1 << 20
+_SLAB_BYTES = 32 << 20
+_ABOUT_BYTES = 60_000  # an attribute of the old format holds 64 KiB
+
+
+@dataclass(frozen=True)
+class Hdf5:
+    """A dataset of HDF5 files.
+
+    Attributes:
+        uri: the dataset's root, a folder or ``s3://`` prefix.
+        file_bytes: small parts are packed into files of about this size at commit.
+        chunk_bytes: about how large the chunks of compressed columns are; each holds whole rows.
+        compression: ``gzip`` is read everywhere, saves about a sixth of real embeddings, and is slow to write.
+        columns: which columns are written, in this order; none means all.
+    """
+
+    uri: Uri
+    file_bytes: int = 256 << 20
+    chunk_bytes: int = 2 << 20
+    compression: Literal["none", "gzip"] = "none"
+    columns: tuple[str, ...] = ()
+
+    ASIDE = ("file_bytes",)
+
+    def __post_init__(self) -> None:
+        if self.chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes must be positive, not {self.chunk_bytes}")
+
+    def schema(self, given: pa.Schema) -> pa.Schema:
+        """The columns that are written. Raises `SchemaError` for what HDF5 or a solver cannot take."""
+        names = self.columns or given.names
+        chosen = pa.schema([field_of(given, name, "the hdf5 sink") for name in names], given.metadata)
+        for field in chosen:
+            _check(field)
+        return chosen
+
+    def write(self, unit: Unit, batch: Batch) -> Part:
+        """One file, named by its content. Raises `RowErrors` for rows with nulls."""
+        chosen = batch.select(list(self.columns or batch.schema.names))
+        _refuse_rows(batch, chosen)
+        return publish_part(self.uri, ".h5", lambda path: self._write(chosen, path), batch.num_rows)
+
+    def commit(self, records: Records, provenance: Mapping[str, Any]) -> Manifest:
+        """Pack small parts, publish the manifest, and index it."""
+        form = Format(".h5", self._pack, _index)
+        return commit(draft(self.uri, "hdf5", provenance), form, records, self.file_bytes)
+
+    def _write(self, batch: Batch, path: Path) -> None:
+        with _created(path) as file:
+            for field in batch.schema:
+                dataset = self._column(file, field.name, _stored(field.type), (batch.num_rows, *_shape(field.type)))
+                if batch.num_rows:
+                    dataset[...] = _values(batch[field.name])
+            if "row" not in batch.schema.names:
+                self._number(file, batch.num_rows)
+
+    def _pack(self, paths: Sequence[Path], target: Path) -> None:
+        with _read(paths[0]) as first, _created(target) as file:
+            rows = sum(_rows(path) for path in paths)
+            for name in _names(first):
+                like = first[name]
+                column = self._column(file, name, like.dtype, (rows, *like.shape[1:]))
+                at = 0
+                for block in _blocks(paths, name, self._rows_of(like)):
+                    column[at : at + len(block)] = block
+                    at += len(block)
+            if _is_ours(first["row"]):
+                self._number(file, rows)
+
+    def _column(self, file: Any, name: str, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
+        """An empty column: in one piece, or in compressed chunks of whole rows."""
+        options: dict[str, Any] = {}
+        if self.compression != "none" and shape[0]:
+            rows = max(1, min(shape[0], self.chunk_bytes // _row_bytes(kind, shape)))
+            options = {"chunks": (rows, *shape[1:]), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+        return file.create_dataset(name, shape, kind, track_times=False, **options)
+
+    def _rows_of(self, column: Any) -> int:
+        """How many rows are copied at a time: whole chunks, so that each is compressed once."""
+        chunk = max(1, self.chunk_bytes // _row_bytes(column.dtype, column.shape))
+        return chunk * max(1, _SLAB_BYTES // self.chunk_bytes)
+
+    def _number(self, file: Any, rows: int) -> None:
+        column = self._column(file, "row", np.int64, (rows,))
+        column[...] = np.arange(rows)
+        column.attrs["meaning"] = "place in this file"
+
+
+# --- columns ---------------------------------------------------------------------------------------------
+
+
+def _check(field: pa.Field) -> None:
+    if "/" in field.name or field.name in ("", "."):
+        raise SchemaError(f"the hdf5 sink cannot call a dataset '{field.name}'; rename the column, without '/'")
+    if field.name == "row" and field.type != pa.int64():
+        raise SchemaError(f"column 'row' is {field.type}; the hdf5 sink needs it as int64, or under another name")
+    if remedy := _remedy(field.type):
+        raise SchemaError(
+            f"the hdf5 sink cannot hold column '{field.name}' of type {field.type}; {remedy}, "
+            "or choose the others by 'columns'"
+        )
+
+
+def _remedy(kind: pa.DataType) -> str | None:
+    """What to do about a type that cannot be held; None when it can."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return None if _is_number(kind.value_type) else f"make it a tensor of numbers, not of {kind.value_type}"
+    if _is_number(kind) or pa.types.is_boolean(kind) or _is_text(kind):
+        return None
+    return next((remedy for matches, remedy in _REMEDIES if matches(kind)), "cast it to numbers, a tensor or text")
+
+
+_REMEDIES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_nested, "solvers need one shape for all rows: make it a fixed_shape_tensor, pad ragged lists"),
+    (pa.types.is_temporal, "cast it to int64, and say in its name from when it counts and in what unit"),
+    (pa.types.is_decimal, "cast it to float64"),
+    (pa.types.is_dictionary, "cast it to what its dictionary holds"),
+    (pa.types.is_fixed_size_binary, "bfloat16 and the like are opaque to solvers: cast it to float32 or float16"),
+)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _stored(kind: pa.DataType) -> Any:
+    """How a column's values are stored."""
+    if _is_text(kind):
+        import h5py
+
+        return h5py.string_dtype()
+    if pa.types.is_boolean(kind):
+        return np.uint8
+    return np.dtype((kind.value_type if isinstance(kind, pa.FixedShapeTensorType) else kind).to_pandas_dtype())
+
+
+def _shape(kind: pa.DataType) -> tuple[int, ...]:
+    return tuple(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else ()
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    if _is_text(column.type):
+        return np.array(column.to_pylist(), object)
+    return to_numpy(column)
+
+
+def _refuse_rows(batch: Batch, chosen: Batch) -> None:
+    """HDF5 has no nulls, and its text ends at a zero byte."""
+    reasons = [""] * batch.num_rows
+    for name in chosen.schema.names:
+        column = chosen[name]
+        if column.null_count:
+            _note(reasons, pc.is_null(column), f"column '{name}' is null, which HDF5 cannot say; fill it in a stage")
+        if _is_text(column.type):
+            _note(reasons, pc.match_substring(column, "\0"), f"column '{name}' has a zero byte, where HDF5 text ends")
+    keep = np.array([not reason for reason in reasons], bool)
+    if not keep.all():
+        good, bad = pick(batch, keep)
+        raise RowErrors(good, bad, [reason for reason in reasons if reason])
+
+
+def _note(reasons: list[str], bad: pa.ChunkedArray, text: str) -> None:
+    for at in np.flatnonzero(pc.fill_null(bad, False).to_numpy()):
+        reasons[at] = reasons[at] or text
+
+
+def _row_bytes(kind: npt.DTypeLike, shape: Sequence[int]) -> int:
+    return max(1, np.dtype(kind).itemsize * int(np.prod(shape[1:], dtype=np.int64)))
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[Any]:
+    """A new file. Nobody else sees it yet, and some parallel file systems have no locks: none is taken."""
+    import h5py
+
+    with h5py.File(
+        path,
+        "w",
+        libver=("v108", "v110"),
+        locking=False,
+        alignment_threshold=_ALIGNMENT_BYTES,
+        alignment_interval=_ALIGNMENT_BYTES,
+    ) as file:
+        yield file
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[Any]:
+    """A published file, which never changes: no lock is taken."""
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def _names(file: Any) -> list[str]:
+    """The columns, without a ``row`` of ours."""
+    return [name for name in file if not _is_ours(file[name])]
+
+
+def _is_ours(dataset: Any) -> bool:
+    return "meaning" in dataset.attrs
+
+
+def _rows(path: Path) -> int:
+    with _read(path) as file:
+        return int(file["row"].shape[0])
+
+
+def _blocks(paths: Sequence[Path], name: str, rows: int) -> Iterator[npt.NDArray[Any]]:
+    """One column of several files in blocks of *rows*; only the last one is shorter."""
+    held: list[npt.NDArray[Any]] = []
+    count = 0
+    for path in paths:
+        with _read(path) as file:
+            at, column = 0, file[name]
+            while at < len(column):
+                held.append(column[at : at + rows - count])
+                at, count = at + len(held[-1]), count + len(held[-1])
+                if count == rows:
+                    yield np.concatenate(held)
+                    held, count = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+# --- the index, and one file of all ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows *start* to *stop* of the file *path* follow each other in the dataset from row *first* on."""
+
+    path: str
+    sha256: str
+    start: int
+    stop: int
+    first: int
+
+
+def _runs(manifest: Manifest) -> Iterator[_Run]:
+    """The dataset's rows in order, as few pieces of files as possible."""
+    table = manifest.parts().select(["path", "sha256", "offset", "rows", "first_row"])
+    lines = (line for batch in table.to_batches(4096) for line in batch.to_pylist() if line["rows"])
+    for _, group in groupby(lines, key=lambda line: (line["path"], line["first_row"] - line["offset"])):
+        same = list(group)
+        stop = same[-1]["offset"] + same[-1]["rows"]
+        yield _Run(same[0]["path"], same[0]["sha256"], same[0]["offset"], stop, same[0]["first_row"])
+
+
+def _about(manifest: Manifest) -> dict[str, Any]:
+    """What made the dataset, as attributes of a file."""
+    story = json.dumps({name: value for name, value in manifest.provenance.items() if name != "schema"}, default=str)
+    return {
+        "manifest_sha256": manifest.sha256,
+        "manifest_version": manifest.version,
+        "fingerprint": manifest.fingerprint,
+        "rows": manifest.rows,
+        "provenance": story if len(story.encode()) < _ABOUT_BYTES else "see manifest.json",
+    }
+
+
+def _fill(kind: npt.DTypeLike) -> Any:
+    """The value that says "a part is missing here": NaN, -1, or the largest unsigned number."""
+    exact = np.dtype(kind)
+    value = np.iinfo(exact).max if exact.kind == "u" else np.nan if exact.kind == "f" else -1
+    return np.array(value, exact)[()]
+
+
+def _index(manifest: Manifest) -> None:
+    """Make ``index.h5`` for *manifest*, unless it is there already."""
+    if not isinstance(store_of(manifest.uri), Posix):
+        return
+    about = _about(manifest)
+    with local_copy(join(manifest.uri, "index.h5")) as standing:
+        if standing.exists() and _indexes(standing, about):
+            return
+    fields = {f.name: (_stored(f.type), _shape(f.type)) for f in manifest.schema if not _is_text(f.type)}
+    runs = list(_runs(manifest))
+    with publish(manifest.uri, ".h5") as (path, upload):
+        with _created(path) as file:
+            file.attrs.update(about)
+            for name, (kind, shape) in {"row": (np.int64, ()), **fields}.items():
+                _virtual(file, name, kind, (manifest.rows, *shape), runs)
+        upload("index.h5")
+
+
+def _indexes(standing: Path, about: Mapping[str, Any]) -> bool:
+    try:
+        with _read(standing) as file:
+            return all(file.attrs.get(name) == about[name] for name in ("manifest_sha256", "manifest_version"))
+    except OSError:  # damaged: make it anew
+        return False
+
+
+def _virtual(file: Any, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], runs: Sequence[_Run]) -> None:
+    import h5py
+
+    if not runs:
+        file.create_dataset(name, shape, kind)
+        return
+    lengths: dict[str, int] = {}
+    for run in runs:
+        lengths[run.path] = max(run.stop, lengths.get(run.path, 0))
+    layout = h5py.VirtualLayout(shape, kind)
+    for run in runs:
+        source = h5py.VirtualSource(run.path, name, (lengths[run.path], *shape[1:]), kind)
+        layout[run.first : run.first + run.stop - run.start] = source[run.start : run.stop]
+    file.create_virtual_dataset(name, layout, _fill(kind))
+
+
+def compact(uri: str, target: str) -> Path:
+    """Copy an HDF5 dataset into one plain file, as parallel HDF5 (``mpio``) needs it.
+
+    The file has all columns, each in one piece, and ``row``, the place in the dataset (or the dataset's own).
+    Every part's hash is checked on the way; memory stays below a part on S3, and a slab elsewhere.
+
+    Args:
+        uri: the dataset's root.
+        target: the file, on a local file system; it appears when it is whole.
+
+    Raises:
+        DatasetError: it is no HDF5 dataset, or a part is missing or damaged.
+        StorageError: the file could not be written.
+    """
+    manifest = existing(uri)
+    if manifest.format != "hdf5":
+        raise DatasetError(
+            f"{uri}: its format is {manifest.format}, hdf5 was needed; write it by a pipeline with the sink hdf5"
+        )
+    place = Path(target).absolute()
+    with publish(parent(str(place)), ".h5") as (path, upload):
+        with _created(path) as file:
+            file.attrs.update(_about(manifest))
+            _fill_columns(file, manifest)
+        upload(place.name)
+    return place
+
+
+def _fill_columns(file: Any, manifest: Manifest) -> None:
+    for field in manifest.schema:
+        file.create_dataset(field.name, (manifest.rows, *_shape(field.type)), _stored(field.type))
+    for run in _runs(manifest):
+        with _sound(manifest, run) as part:
+            for field in manifest.schema:
+                _copy(part[field.name], file[field.name], run)
+    if "row" not in manifest.schema.names:
+        file.create_dataset("row", data=np.arange(manifest.rows))
+
+
+@contextmanager
+def _sound(manifest: Manifest, run: _Run) -> Iterator[Any]:
+    """The file of *run*, when it is what the manifest says."""
+    name = join(manifest.uri, run.path)
+    with local_copy(name) as path:
+        if not path.exists() or sha256_of(path) != run.sha256:
+            what = "is damaged: its hash is not that of the manifest" if path.exists() else "is missing"
+            raise DatasetError(f"{name} {what}; restore it, or make the dataset anew")
+        with _read(path) as file:
+            yield file
+
+
+def _copy(source: Any, target: Any, run: _Run) -> None:
+    step = max(1, _SLAB_BYTES // _row_bytes(source.dtype, source.shape))
+    for start in range(run.start, run.stop, step):
+        stop = min(start + step, run.stop)
+        first = run.first + start - run.start
+        target[first : first + stop - start] = source[start:stop]

