@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 3.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 

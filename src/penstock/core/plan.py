@@ -130,9 +130,11 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
     lines = []
     for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
         pools = [
-            (_called(pipeline, o), o.place.replicas[0], getattr(o.place, name)) for o in parts if o.kind == "actor"
+            (_called(pipeline, o, parts[0]), o.place.replicas[0], getattr(o.place, name))
+            for o in parts
+            if o.kind == "actor"
         ]
-        tasks = [(_called(pipeline, o), getattr(o.place, name)) for o in parts if o.kind == "task"]
+        tasks = [(_called(pipeline, o, parts[0]), getattr(o.place, name)) for o in parts if o.kind == "task"]
         largest = max(tasks, key=lambda task: float(task[1]), default=("", 0))
         need = sum(count * each for _, count, each in pools) + largest[1]
         if not need:
@@ -149,9 +151,9 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
     return "\n".join(lines)
 
 
-def _called(pipeline: Pipeline, operator: Operator) -> str:
+def _called(pipeline: Pipeline, operator: Operator, reader: Operator) -> str:
     names = [step.name for step in pipeline.steps[operator.first : operator.stop]]
-    return "+".join((["read"] if operator.first == 0 else []) + names)
+    return "+".join((["read"] if operator is reader else []) + names)
 
 
 def licences(pipeline: Pipeline) -> tuple[Licence, ...]:

@@ -153,8 +153,10 @@ class Plugged:
     def _part(self, value: Any, info: core_schema.ValidationInfo) -> Any:
         if not isinstance(value, Mapping):
             return value if dataclasses.is_dataclass(value) else self._refuse(value)
+        if "use" not in value:
+            raise ValueError(f"'use' is missing; it names the {self.kind[:-1]}: {', '.join(named(self.kind))}")
         body = dict(value)
-        part = load(self.kind, body.pop("use", ""))
+        part = load(self.kind, body.pop("use"))
         if unknown := set(body) - {f.name for f in dataclasses.fields(part)}:
             raise ValueError(f"'{min(unknown)}' is not known here; known are: {_names(part)}")
         return adapter(part).validate_python(body, context=info.context)

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from penstock.core.batch import tensor_column
 from penstock.core.dataset import Manifest, existing, sha256_of
+from penstock.core.nouns import Unit
 from penstock.core.storage import join, local_copy
 from penstock.errors import DatasetError, SchemaError, StorageError
 
-__all__ = ["columns_of", "lines", "read_rows", "read_table"]
+__all__ = ["chosen", "holds", "read_rows", "read_table"]
 
 
 def read_table(uri: str, columns: Sequence[str] = ()) -> pa.Table:
@@ -44,36 +45,42 @@ def read_rows(manifest: Manifest, start: int, stop: int, columns: Sequence[str] 
         DatasetError: the dataset is not what its manifest says.
         SchemaError: there is no such column.
     """
-    schema = columns_of(manifest, columns)
+    schema = chosen(manifest.uri, manifest.schema, columns)
     read = _FORMATS.get(manifest.format)
     if read is None:
         raise DatasetError(f"{manifest.uri}: its format is '{manifest.format}'; known are: {', '.join(_FORMATS)}")
     tables = [schema.empty_table()]
-    for piece in _pieces(lines(manifest), start, stop):
+    for piece in _pieces(_lines(manifest), start, stop):
         uri = join(manifest.uri, piece.path)
         tables.append(_as_promised(uri, read(_file(uri, piece.sha256), piece.start, piece.stop, schema), schema, piece))
     return pa.concat_tables(tables)
 
 
-def columns_of(manifest: Manifest, columns: Sequence[str]) -> pa.Schema:
-    """The schema of the columns named, or of all.
+def chosen(uri: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """The *columns* of a dataset's *schema*, or all.
 
     Raises:
         SchemaError: there is no such column.
     """
-    missing = [name for name in columns if name not in manifest.schema.names]
-    if missing:
-        raise SchemaError(
-            f"{manifest.uri} has no column '{missing[0]}'; there are: {', '.join(manifest.schema.names) or 'none'}"
-        )
-    return pa.schema([manifest.schema.field(name) for name in columns or manifest.schema.names])
+    for name in columns:
+        if name not in schema.names:
+            raise SchemaError(f"{uri} has no column '{name}'; there are: {', '.join(schema.names) or 'none'}")
+    return pa.schema([schema.field(name) for name in columns or schema.names])
+
+
+def holds(manifest: Manifest, unit: Unit) -> bool:
+    """Whether *unit*, a line of a parts table, is one of this dataset's."""
+    table = _lines(manifest)
+    low, high = (int(np.searchsorted(table["first_row"].to_numpy(), unit.start, side)) for side in ("left", "right"))
+    found = table.slice(low, high - low).to_pylist()
+    return any((x["part_sha256"], x["first_row"] + x["rows"]) == (unit.etag, unit.stop) for x in found)
 
 
 _LINE = ["first_row", "rows", "path", "offset", "sha256", "part_sha256"]
 _KNOWN: dict[tuple[str, str], pa.Table] = {}
 
 
-def lines(manifest: Manifest) -> pa.Table:
+def _lines(manifest: Manifest) -> pa.Table:
     """What reading needs of the parts table; the last few tables are kept, packed, in memory."""
     key = (manifest.uri, manifest.parts_sha256)
     if key not in _KNOWN:

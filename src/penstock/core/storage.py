@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol, cast
 
 from pydantic import BeforeValidator, ValidationInfo
 
@@ -34,7 +34,7 @@ from penstock.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Entry", "Store", "Uri", "clear_scratch", "join", "local_copy", "parent", "publish", "store_of"]
+__all__ = ["Entry", "Store", "Uri", "clear_scratch", "join", "local_copy", "parent", "publish", "seekable", "store_of"]
 
 _MULTIPART_BYTES = 64 << 20
 
@@ -132,6 +132,18 @@ def local_copy(uri: str) -> Iterator[Path]:
         with store_of(uri).open(uri) as stream, path.open("wb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
         yield path
+
+
+def seekable(uri: str, etag: str | None = None) -> BinaryIO:
+    """A file in which one can jump, for formats with a directory inside; refuses when *etag* is not its own any more.
+
+    Each read of an object is one ranged request, so read much at a time.
+    """
+    store = store_of(uri)
+    entry = store.entry(uri)
+    if isinstance(store, Posix) or entry is None:
+        return store.open(uri, 0, etag)
+    return cast("BinaryIO", _Ranged(uri, entry.size_bytes, etag or entry.etag))
 
 
 @contextmanager
@@ -569,3 +581,32 @@ class _Body(io.RawIOBase):
     def close(self) -> None:
         self._body.close()
         super().close()
+
+
+class _Ranged(io.RawIOBase):
+    """An object as a raw file in which one can jump."""
+
+    def __init__(self, uri: str, size_bytes: int, etag: str) -> None:
+        self._uri, self._size, self._etag, self._at = uri, size_bytes, etag, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._at + len(buffer), self._size)
+        if self._at >= stop:
+            return 0
+        bucket, key = _bucket_key(self._uri)
+        extra = {"Range": f"bytes={self._at}-{stop - 1}", "IfMatch": f'"{self._etag}"'}
+        with _told_s3(self._uri, "read"):
+            data = _client().get_object(Bucket=bucket, Key=key, **extra)["Body"].read()
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -209,13 +209,19 @@ def _load(model: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a damaged or hostile file provokes
-        raise WeightsError(f"{folder}: the weights cannot be loaded: {_line(error)}") from error
+        raise WeightsError(f"{folder}: the weights cannot be loaded: {_cause(error)}") from error
     _complete(folder, told["missing_keys"])
     return network.eval()
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
+def _cause(error: Exception) -> str:
+    """Why, without the libraries' advice to trust the file."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text:
+        return "the file holds more than weights and could run code; get the model as model.safetensors"
+    if "trust_remote_code" in text:
+        return "the model needs code of its own, which is never run; choose an architecture that transformers has"
+    return f"{text[:300] or type(error).__name__}; the file is damaged or belongs to another model, fetch it again"
 
 
 def _complete(folder: Path, missing: set[str]) -> None:

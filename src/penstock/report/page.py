@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.core.batch import field_of, to_numpy
-from penstock.core.dataset import Manifest, existing
+from penstock.core.dataset import Manifest, existing, newest
 from penstock.core.reading import read_rows, read_table
 from penstock.core.spec import Spec, View
 from penstock.errors import PenstockError, SpecError
+from penstock.models.catalogue import CATALOGUE
 from penstock.report import measures, plots, story
 from penstock.report.plots import Figure
 
@@ -37,6 +38,7 @@ _POINTS = 5000
 _POINTS_IN_ALL = 15000  # of all maps together, since each carries its own hover texts
 _WINDOW_ROWS = 1 << 16
 _MOST_BAD_ROWS = 50
+_FEWEST_UNITS = 3  # fewer show no course over time
 _SPECTRAL = ("cluster", "clusters", "coordinates", "eigenvalues")
 
 
@@ -64,11 +66,12 @@ def build(target: str | Spec, out: Path, view: View | None = None, names: Sequen
         "title": view.title if view else _last(root),
         "file": file,
         "chapters": chapters,
-        "run": told[-1] if told else None,
-        "tiles": _tiles(told),
+        "told": told,
+        "tiles": _tiles(manifest, told),
         "maps": _maps(manifest, view or _guessed(manifest), names),
         "clusters": _clusters(line, view),
         "lineage": line,
+        "citations": {name: entry.citation for name, entry in CATALOGUE.items()},
         "bad": [row for chapter in chapters for row in story.quarantine(chapter.manifest, _MOST_BAD_ROWS)][
             :_MOST_BAD_ROWS
         ],
@@ -91,7 +94,7 @@ def _drawn(target: str | Spec, view: View | None) -> str:
 def _roots(target: str | Spec, line: Sequence[story.Ancestor]) -> list[str]:
     """The datasets whose runs are told, in the order in which they were made."""
     if isinstance(target, Spec):
-        return [pipeline.sink.uri.rstrip("/") for pipeline in target.pipelines]
+        return [uri for uri in (pipeline.sink.uri.rstrip("/") for pipeline in target.pipelines) if newest(uri)]
     return [ancestor.uri for ancestor in reversed(line) if ancestor.manifest]
 
 
@@ -123,10 +126,12 @@ def _chapter(at: int, root: str) -> _Chapter:
 
 
 def _run_figures(key: str, run: story.Run, steps: Sequence[story.StepStory]) -> Iterator[Figure]:
-    yield plots.throughput(key, run)
+    if max(step.units for step in steps) >= _FEWEST_UNITS:
+        yield plots.throughput(key, run)
     yield plots.step_seconds(key, steps)
     yield plots.busy_shares(key, steps)
-    yield plots.peak_memory(key, run.traces)
+    if run.workers > 1:
+        yield plots.peak_memory(key, run.traces)
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,14 @@ class _Tile:
     alarm: bool = False
 
 
-def _tiles(told: Sequence[story.Run]) -> list[_Tile]:
-    """The sums over all runs that are told."""
-    sums = {key: sum(run.facts[key] for run in told) for key in ("units", "skipped", "rows", "bad_rows", "seconds")}
+def _tiles(manifest: Manifest, told: Sequence[story.Run]) -> list[_Tile]:
+    """The rows of the dataset; all else is summed over the runs that are told."""
+    sums = {key: sum(run.facts[key] for run in told) for key in ("units", "skipped", "bad_rows", "seconds")}
     carried = sum(run.carried_rows for run in told)
     pace = f"{carried / sums['seconds']:,.0f}" if sums["seconds"] else "none"
     return [
         _Tile("units", f"{sums['units']:,}"),
-        _Tile("rows", f"{sums['rows']:,}"),
+        _Tile(f"rows in “{_last(manifest.uri)}”", f"{manifest.rows:,}"),
         _Tile("bad rows", f"{sums['bad_rows']:,}", bool(sums["bad_rows"])),
         _Tile("time", _duration(sums["seconds"])),
         _Tile("rows/s", pace),
@@ -307,7 +312,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "when": _when, "last": _last, "size": _size}
+    environment.filters |= {"number": _number, "count": _count, "duration": _duration, "when": _when}
+    environment.filters |= {"last": _last, "size": _size}
     return environment
 
 
@@ -332,7 +338,13 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _count(value: int, what: str) -> str:
+    return f"{value:,} {what}" if value == 1 else f"{value:,} {what}s"
+
+
 def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

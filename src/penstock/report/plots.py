@@ -168,7 +168,7 @@ def eigenvalue_curve(values: npt.NDArray[np.generic], chosen: int) -> Figure:
     }
     gap = widest_gap(values)
     caption = (
-        f"{chosen} clusters, since the widest gap, from 2 on, comes after eigenvalue {chosen}. No labels were looked at."
+        f"{chosen} clusters, since the widest gap, from 2 on, comes after eigenvalue {chosen}; no labels were used."
         if gap == chosen
         else f"{chosen} clusters were asked for; the widest gap, from 2 on, comes after eigenvalue {gap}."
     )
@@ -288,7 +288,7 @@ def busy_shares(key: str, steps: Sequence[StepStory]) -> Figure:
     shares = [step.busy_share for step in steps]
     data = [_bars(steps, shares, "busy", GREEN, "busy %{x:.1%} of the workers' time")]
     layout = {**_lying("share of the workers' time"), "showlegend": False}
-    layout["xaxis"] |= {"tickformat": ".0%", "range": [0, max(1.0, *shares)]}
+    layout["xaxis"] |= {"tickformat": ".0%", "range": [0, 1.02 * max(1.0, *shares)]}
     caption = "What is missing to 100 % in all steps together was start-up, waiting and Penstock's own bookkeeping."
     return Figure(f"{key}-busy", "Which step was busy?", caption, data, layout, _tall(len(steps), 90))
 
@@ -306,7 +306,7 @@ def peak_memory(key: str, traces: pa.Table) -> Figure:
         "hovertemplate": "%{y}: %{x:.2f} GiB<extra></extra>",
     }
     layout = {**_lying("GiB"), "showlegend": False}
-    caption = "Peak resident memory of each worker process, shared pages counted."
+    caption = "Peak resident memory of the largest worker processes, shared pages counted."
     return Figure(f"{key}-memory", "How much memory?", caption, [bars], layout, _tall(len(peaks["worker"]), 90))
 
 
@@ -326,7 +326,7 @@ def _lying(title: str) -> dict[str, Any]:
     return {
         "xaxis": {"title": {"text": title}, "rangemode": "tozero"},
         "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False, "automargin": True},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         "bargap": 0.35,
     }
 

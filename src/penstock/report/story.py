@@ -40,6 +40,16 @@ class Run:
         return int(pc.sum(_of_step(self.traces, "write")["rows_out"]).as_py() or 0)
 
     @property
+    def workers(self) -> int:
+        """How many processes finished units."""
+        return int(pc.count_distinct(self.traces["worker"]).as_py())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Resident memory of the largest worker."""
+        return int(pc.max(self.traces["rss_bytes"]).as_py() or 0)
+
+    @property
     def rows_per_second(self) -> float | None:
         """None when there was nothing left to do."""
         return self.carried_rows / self.facts["seconds"] if self.traces.num_rows and self.facts["seconds"] else None
@@ -99,7 +109,7 @@ def steps(run: Run) -> list[StepStory]:
     sums = run.traces.group_by("step", use_threads=False).aggregate(
         [("unit", "count"), *((key, "sum") for key in keys)]
     )
-    wall, workers = run.facts["seconds"], max(pc.count_distinct(run.traces["worker"]).as_py(), 1)
+    wall, workers = run.facts["seconds"], max(run.workers, 1)
     return [
         StepStory(
             line["step"],

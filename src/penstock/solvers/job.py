@@ -30,7 +30,7 @@ from penstock.solvers.reference import REFERENCE, Reference, require_reference
 
 __all__ = ["Program", "column_type", "job_key", "read_result", "run_job", "work_folder"]
 
-_TAIL_LINES = 20
+_TAIL_LINES = 40  # two ranks that abort print twenty lines of their own
 
 
 def run_job(cluster: Cluster, job: Job, patience_seconds: float = 600.0) -> None:

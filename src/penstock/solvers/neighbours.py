@@ -103,7 +103,8 @@ class Neighbours:
         if self.metric == "euclidean":
             return points
         norms = np.sqrt((points**2).sum(axis=1, keepdims=True))
-        return points / np.where(norms > 0, norms, np.float32(1))
+        norms[norms == 0] = 1
+        return np.asarray(points / norms, np.float32)
 
     def _candidates(self, points: Points, count: int) -> Indices:
         import faiss

@@ -95,8 +95,8 @@ class Fastq:
 
 
 _SIGNS: Mapping[bytes, str] = {
-    b">": "it looks like FASTA; write use = \"fasta\"",
-    b"@": "it looks like FASTQ; write use = \"fastq\"",
+    b">": 'it looks like FASTA; write use = "fasta"',
+    b"@": 'it looks like FASTQ; write use = "fastq"',
     b"\x1f\x8b": "it looks like gzip; let its name end with .gz",
     b"BZh": "it looks like bzip2; unpack it first",
     b"\x28\xb5\x2f\xfd": "it looks like zstd; unpack it first",

@@ -23,7 +23,20 @@ from penstock.core.storage import store_of
 from penstock.errors import RowErrors, SpecError, UnitError
 from penstock.sources.listing import listed
 
-__all__ = ["LINES", "Border", "Form", "Sorted", "blocks", "cut", "not_utf8", "opened", "plain", "read", "sample", "shown"]
+__all__ = [
+    "LINES",
+    "Border",
+    "Form",
+    "Sorted",
+    "blocks",
+    "cut",
+    "not_utf8",
+    "opened",
+    "plain",
+    "read",
+    "sample",
+    "shown",
+]
 
 _BLOCK_BYTES = 16 << 20
 _AHEAD_BYTES = 64 << 10
@@ -162,7 +175,11 @@ def blocks(file: Readable, start: int, stop: int, border: Border, data: bytes = 
     """The records that begin in ``[start, stop)``, in pieces of whole records with their positions.
 
     Args:
-        file: stands after *data*, which begins one byte before *start* (at 0 for 0).
+        file: stands after *data*.
+        start: the first byte in which a record may begin.
+        stop: the first byte in which none may.
+        border: where records begin.
+        data: what was read of *file*, from one byte before *start* on (from 0 on for 0).
 
     Raises:
         UnitError: one record is longer than an Arrow string can be.

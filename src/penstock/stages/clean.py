@@ -79,7 +79,7 @@ class Clean:
         field_of(given, self.column, "clean", pa.string(), pa.large_string())
         for name in self.unique:
             kind = field_of(given, name, "clean").type
-            if pa.types.is_nested(kind) or isinstance(kind, pa.ExtensionType):
+            if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
                 raise SchemaError(f"clean: unique takes texts and numbers; column '{name}' is {kind}")
         return given
 
@@ -120,8 +120,11 @@ class Clean:
         """A pattern of what is not allowed; empty allows everything."""
         if self.alphabet == "text":
             return _NO_TEXT
-        allowed = ALPHABETS.get(self.alphabet, "") + self.letters
-        return f"[^{re.escape(allowed)}]" if allowed else ""
+        return f"[^{re.escape(self._allowed)}]" if self._allowed else ""
+
+    @property
+    def _allowed(self) -> str:
+        return ALPHABETS.get(self.alphabet, "") + self.letters
 
     def _reason(self, value: str | None) -> str:
         if value is None:
@@ -135,7 +138,7 @@ class Clean:
     def _foreign_letter(self, value: str) -> str:
         known = pc.extract_regex(pa.scalar(value), rf"(?s)^(?P<known>.*?)(?:{self._foreign})").as_py()["known"]
         letter = value[len(known)]
-        hint = "; set case = 'upper'" if self.case == "keep" and letter.islower() else ""
+        hint = "; set case = 'upper'" if letter != letter.upper() and letter.upper() in self._allowed else ""
         return f"{self.column} has {letter!r} at position {len(known) + 1}, which is no letter of {self._called}{hint}"
 
     @property

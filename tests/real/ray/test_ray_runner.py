@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_cleanly_and_goes_on(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     rows, skipped = map(int, again.stdout.split())
     assert rows == 20 * 35 - 1
-    assert skipped >= 5
+    assert skipped >= 3, "all but the units in work"
 
 
 def test_an_existing_cluster_with_token_authentication(tmp_path):

@@ -58,7 +58,7 @@ class Config:
     max_clusters: int
     seed: int
     result: str
-    dense_rows: int = 1000
+    dense_rows: int = 200
 
 
 def main() -> None:
