@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +35,8 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 File = Annotated[Path, typer.Argument(help="Pipeline file, TOML or YAML.", show_default=False)]
 Changes = Annotated[
-    list[str], typer.Option("--set", help="Change a value: --set pipeline.NAME.sink.uri=s3://bucket/out", metavar="KEY=VALUE")
+    list[str],
+    typer.Option("--set", help="Change a value: --set pipeline.NAME.sink.uri=s3://bucket/out", metavar="KEY=VALUE"),
 ]
 RunnerName = Annotated[str, typer.Option("--runner", help="Carry out by this runner instead of the file's.")]
 Only = Annotated[list[str], typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
@@ -71,7 +73,10 @@ def _chosen(found: spec.Spec, only: list[str]) -> list[Pipeline]:
 
 @app.command()
 def run(
-    file: File, changes: Changes = [], runner: RunnerName = "", only: Only = []  # noqa: B006 (typer reads them)
+    file: File,
+    changes: Changes = [],
+    runner: RunnerName = "",
+    only: Only = [],  # noqa: B006 (typer reads them)
 ) -> None:
     """Carry out the pipelines of a file; what is done already is skipped."""
     from penstock.progress import watch_for
@@ -100,7 +105,10 @@ def _summarise(report: Report) -> None:
 
 @app.command()
 def check(
-    file: File, changes: Changes = [], runner: RunnerName = "", only: Only = []  # noqa: B006
+    file: File,
+    changes: Changes = [],
+    runner: RunnerName = "",
+    only: Only = [],  # noqa: B006
 ) -> None:
     """Say what would run, where, and how much; refuse what cannot finish. Nothing is started."""
     with _told():
@@ -113,7 +121,7 @@ def check(
 def _plans(pipelines: list[Pipeline], carrier: Runner) -> Iterator[Plan]:
     """The plans in order; a dataset that an earlier pipeline will make is known by its schema."""
     resources = carrier.resources()
-    coming = {}
+    coming: dict[str, pa.Schema] = {}
     for pipeline in pipelines:
         with promised(coming):
             plan = check_plan(pipeline, resources)
@@ -125,7 +133,9 @@ def _show(plan: Plan) -> None:
     table = Table(title=plan.pipeline.name, title_justify="left", show_header=False, box=None, padding=(0, 2))
     estimate = plan.estimate
     table.add_row("source", plan.pipeline.source.uri)
-    table.add_row("units", f"{estimate.units:,}, {_bytes(estimate.bytes_in)}, the largest {_bytes(estimate.largest_unit_bytes)}")
+    table.add_row(
+        "units", f"{estimate.units:,}, {_bytes(estimate.bytes_in)}, the largest {_bytes(estimate.largest_unit_bytes)}"
+    )
     names = [f"{s.name} ({s.place.kind})" for s in plan.pipeline.steps]
     table.add_row("steps", " -> ".join(["read", *names, "write"]))
     for at, schema in enumerate(plan.schemas):
@@ -150,7 +160,11 @@ def _warn(plan: Plan) -> None:
 
 
 def _kind(kind: object) -> str:
-    return str(kind).replace("extension<arrow.fixed_shape_tensor", "tensor").removesuffix(">") if "extension" in str(kind) else str(kind)
+    return (
+        str(kind).replace("extension<arrow.fixed_shape_tensor", "tensor").removesuffix(">")
+        if "extension" in str(kind)
+        else str(kind)
+    )
 
 
 def _bytes(count: float) -> str:
@@ -184,7 +198,7 @@ def show(dataset: Annotated[str, typer.Argument(help="The address of a dataset."
 @app.command()
 def verify(dataset: Annotated[str, typer.Argument(help="The address of a dataset.", show_default=False)]) -> None:
     """Read every part of a dataset and hold it against the manifest."""
-    from penstock.core.reading import verify as verify_dataset
+    from penstock.core.verify import verify as verify_dataset
 
     with _told():
         manifest = verify_dataset(dataset)
@@ -200,7 +214,7 @@ def compact(
     from penstock.sinks.hdf5 import compact as compact_dataset
 
     with _told():
-        compact_dataset(dataset, file)
+        compact_dataset(dataset, str(file))
         _out.print(f"{file}: {file.stat().st_size:,} bytes")
 
 

@@ -103,8 +103,7 @@ def _file_of(name: str) -> Path:
 
 
 def _residue_vocabulary(path: Path) -> list[str]:
-    tokens = path.read_text(encoding="utf-8").split("\n")
-    tokens = [token.strip() for token in tokens if token.strip()]
+    tokens = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")]
     longer = [token for token in tokens if len(token) > 1 and token[0] not in "[<"]
     if longer:
         raise WeightsError(

@@ -113,13 +113,15 @@ def layout(vectors: npt.NDArray[np.generic]) -> tuple[str, npt.NDArray[np.float6
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     parts = min(_PRINCIPAL, *vectors.shape)
-    reduced = PCA(parts, random_state=0, svd_solver="full").fit_transform(vectors.astype(np.float64))
+    reduced = PCA(parts, random_state=0).fit_transform(vectors.astype(np.float64))
     if len(vectors) < 12 or parts < 3:
         return "PCA", _two(reduced)
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
-    placed = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    with threadpool_limits(1):  # sums in one order; and threads that wait for each other take ten times as long
+        placed = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
     return "t-SNE", np.asarray(placed, np.float64)
 
 

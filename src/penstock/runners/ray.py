@@ -26,7 +26,7 @@ from penstock.core.nouns import Pipeline, Report, Transform, Unit
 from penstock.core.plan import Operator, Resources, admit, operators
 from penstock.core.run import Outcome, Watch, run
 from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opened, step
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, RunError
 from penstock.runners import envelope
 
 __all__ = ["Ray"]
@@ -172,11 +172,17 @@ def _stream(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
 
     _set_context(ray.data.DataContext.get_current())
     dataset = ray.data.from_items([envelope.unit(unit) for unit in epoch], override_num_blocks=len(epoch))
-    parts = operators(assignment.pipeline)
+    pipeline = assignment.pipeline
+    parts = operators(pipeline)
     for index, operator in enumerate(parts):
         dataset = _mapped(dataset, assignment, operator, last=index == len(parts) - 1)
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from envelope.outcomes(block)
+    try:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from envelope.outcomes(block)
+    except ray.exceptions.RayError as error:
+        cause = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = f"{pipeline.name}: Ray could not go on: {cause[0]} ... {cause[-1]}"
+        raise RunError(f"{text}\n  finished units are kept; the whole story is in Ray's log files") from error
 
 
 def _set_context(context: Any) -> None:

@@ -26,7 +26,7 @@ from penstock.core.nouns import Batch, Cluster, Job, JobState, Transform
 from penstock.core.plugins import ClusterField
 from penstock.core.storage import Uri
 from penstock.errors import JobError, SchemaError, UnitError
-from penstock.solvers.reference import REFERENCE, Reference, require_reference
+from penstock.solvers.reference import REFERENCE, Reference, local_folder, require_reference
 
 __all__ = ["Program", "column_type", "job_key", "read_result", "run_job", "work_folder"]
 
@@ -190,7 +190,12 @@ class Program:
         key = job_key(reference.plain(), self.command, dict(self.identity()), self.tasks, self.form)
         with work_folder(self.folder, key) as folder:
             result, config = folder / f"result.{self.form}", folder / "job.json"
-            config.write_text(json.dumps({**reference.plain(), "result": str(result)}, indent=1))
+            told = {
+                **reference.plain(),
+                "dataset": str(local_folder(reference.dataset) or reference.dataset),
+                "result": str(result),
+            }
+            config.write_text(json.dumps(told, indent=1))
             command = (*self.command, str(config))
             run_job(
                 self.cluster,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from penstock.core.dataset import Manifest, existing
+from penstock.core.storage import Posix, store_of
 from penstock.errors import DatasetError, SchemaError, UnitError
 
-__all__ = ["REFERENCE", "Reference", "require_reference"]
+__all__ = ["REFERENCE", "Reference", "local_folder", "require_reference"]
 
 REFERENCE = pa.schema(
     [("dataset", pa.string()), ("version", pa.int64()), ("rows", pa.int64()), ("sha256", pa.string())]
@@ -75,3 +77,8 @@ class Reference:
     def plain(self) -> dict[str, str | int]:
         """As plain data."""
         return asdict(self)
+
+
+def local_folder(uri: str) -> Path | None:
+    """The absolute path of *uri*, by which a job in its own folder finds it; None where it is no file."""
+    return Path(uri.removeprefix("file://")).expanduser().absolute() if isinstance(store_of(uri), Posix) else None

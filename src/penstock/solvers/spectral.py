@@ -18,10 +18,10 @@ from penstock.core.dataset import Manifest
 from penstock.core.nouns import Batch, Job, Transform
 from penstock.core.plugins import ClusterField
 from penstock.core.reading import read_rows
-from penstock.core.storage import Posix, Uri, store_of
+from penstock.core.storage import Uri
 from penstock.errors import SchemaError, UnitError
 from penstock.solvers.job import job_key, run_job, work_folder
-from penstock.solvers.reference import Reference, require_reference
+from penstock.solvers.reference import Reference, local_folder, require_reference
 
 __all__ = ["Spectral"]
 
@@ -121,9 +121,8 @@ class Spectral:
 
 def _index(manifest: Manifest, folder: Path) -> Path:
     """A file that the ranks can open: the dataset's own index where it has one, else a copy of the columns."""
-    if manifest.format == "hdf5" and isinstance(store_of(manifest.uri), Posix):
-        return Path(manifest.uri.removeprefix("file://")).expanduser().absolute() / "index.h5"
-    return copied(manifest, folder / "index.h5")
+    root = local_folder(manifest.uri)
+    return root / "index.h5" if root and manifest.format == "hdf5" else copied(manifest, folder / "index.h5")
 
 
 def copied(manifest: Manifest, path: Path) -> Path:

@@ -103,13 +103,13 @@ _SIGNS: Mapping[bytes, str] = {
 }
 
 
-def _check(uri: str, head: bytes, form: str, sign: bytes, border: Border) -> None:
+def _check(head: bytes, form: str, sign: bytes, border: Border) -> None:
     text = records.plain(0, head).lstrip()
     if not text or text.startswith(sign) or border.first(head, 1):
         return
     hint = next((hint for start, hint in _SIGNS.items() if text.startswith(start)), "is it another file?")
     raise UnitError(
-        f"{uri}: a {form} record, which begins with '{sign.decode()}', was needed in the first {len(head):,} bytes; "
+        f"a {form} record, which begins with '{sign.decode()}', was needed in the first {len(head):,} bytes; "
         f"the file begins with {shown(text[:20])!r}: {hint}"
     )
 
@@ -190,7 +190,7 @@ def _sorted(table: pa.Table, reasons: Mapping[int, str]) -> Sorted:
 
 
 _FASTA_FORM = Form(
-    _FASTA, _FASTA_BORDER, _parse_fasta, lambda uri, head: _check(uri, head, "FASTA", b">", _FASTA_BORDER)
+    _FASTA, _FASTA_BORDER, _parse_fasta, lambda head: _check(head, "FASTA", b">", _FASTA_BORDER)
 )
 
 
@@ -203,7 +203,7 @@ _FASTQ_BORDER = Border(b"\n@", re.compile(rb"\n@[^\n]*\n(?![@+])[^\n]*\n\+"), li
 def _parse_fastq(at: int, block: bytes) -> Sorted:
     block = records.plain(at, block)
     found = _in_bulk(block)
-    return _one_by_one(block.lstrip(b"\n") if at == 0 else block) if found is None else found
+    return _one_by_one(block.lstrip() if at == 0 else block) if found is None else found
 
 
 def _in_bulk(block: bytes) -> Sorted | None:
@@ -248,7 +248,7 @@ def _entries(block: bytes) -> Iterator[list[bytes]]:
     while start < len(block):
         stop = _FASTQ_BORDER.first(block, start + 1) or len(block)
         lines = block[start:stop].removesuffix(b"\n").split(b"\n")
-        while lines and not lines[-1] and len(lines) != 4:
+        while lines and not lines[-1].strip() and len(lines) != 4:
             lines.pop()
         whole = len(lines) > 4 and not _fault(lines[:4])
         yield from filter(None, (lines[:4], lines[4:]) if whole else (lines,))
@@ -279,5 +279,5 @@ def _table(rows: Sequence[Sequence[str]]) -> pa.Table:
 
 
 _FASTQ_FORM = Form(
-    _FASTQ, _FASTQ_BORDER, _parse_fastq, lambda uri, head: _check(uri, head, "FASTQ", b"@", _FASTQ_BORDER)
+    _FASTQ, _FASTQ_BORDER, _parse_fastq, lambda head: _check(head, "FASTQ", b"@", _FASTQ_BORDER)
 )

@@ -108,13 +108,13 @@ class Form:
         schema: the columns of good rows.
         border: where its records begin.
         parse: whole records, and the position of their first byte, to rows.
-        check: refuses a file by its address and first bytes. Raises `UnitError`.
+        check: refuses a file by its first bytes. Raises `UnitError`.
     """
 
     schema: pa.Schema
     border: Border
     parse: Callable[[int, bytes], Sorted]
-    check: Callable[[str, bytes], None] = lambda uri, head: None
+    check: Callable[[bytes], None] = lambda head: None
 
 
 def cut(uri: str, suffixes: tuple[str, ...], unit_bytes: int) -> Iterator[Unit]:
@@ -160,8 +160,11 @@ def sample(unit: Unit, form: Form) -> tuple[Batch, int]:
 
 def _parsed(file: Readable, unit: Unit, stop: int, form: Form) -> list[Sorted]:
     head = file.read(_AHEAD_BYTES) if unit.start == 0 else b""
-    form.check(unit.uri, head)
-    return [form.parse(at, block) for at, block in blocks(file, unit.start, stop, form.border, head)]
+    try:
+        form.check(head)
+        return [form.parse(at, block) for at, block in blocks(file, unit.start, stop, form.border, head)]
+    except UnitError as error:
+        raise UnitError(f"{unit.uri}: {error}") from error
 
 
 @contextmanager

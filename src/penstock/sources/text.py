@@ -29,6 +29,8 @@ __all__ = ["Csv", "Jsonl", "Text"]
 
 _TEXT = pa.schema([("text", pa.string())])
 _BOM = b"\xef\xbb\xbf"
+_MOST_BAD = 1000
+"""Each line that fails alone costs some dozen calls of the parser; wrong columns fail everywhere."""
 _LINE = pa.schema([("line", pa.string())])
 
 
@@ -160,7 +162,7 @@ class Csv:
 
     def _form(self, unit: Unit) -> Form:
         schema = self.schema()
-        return Form(schema, LINES, partial(_parse_csv, schema, partial(_read_csv, self, self._header(unit), unit.uri)))
+        return Form(schema, LINES, partial(_parse_csv, schema, partial(_read_csv, self, self._header(unit))))
 
     def _header(self, unit: Unit) -> list[str]:
         """The names in the first line of the unit's file."""
@@ -212,7 +214,7 @@ def _schema(columns: Mapping[str, str]) -> pa.Schema:
     plain = {"timestamp": "timestamp[us]"}
     schema = pa.schema([(name, type_named(plain.get(kind, kind))) for name, kind in columns.items()])
     for column in schema:
-        if isinstance(column.type, pa.ExtensionType):
+        if isinstance(column.type, pa.BaseExtensionType):
             raise SchemaError(f"text files hold no tensors, as column '{column.name}' is; read it as list<float32>")
     return schema
 
@@ -234,7 +236,14 @@ def _sift(read: _Read, at: int, block: bytes) -> tuple[list[pa.Table], list[tupl
         cut = _middle(block)
         if not cut:
             return [], [(at, block.rstrip(b"\r\n"), str(error))]
-    (left, left_bad), (right, right_bad) = _sift(read, at, block[:cut]), _sift(read, at + cut, block[cut:])
+    left, left_bad = _sift(read, at, block[:cut])
+    if len(left_bad) > _MOST_BAD:
+        position, line, reason = left_bad[0]
+        raise UnitError(
+            f"more than {_MOST_BAD:,} lines near one another fail, the first of them at byte {position:,}: {reason}: "
+            f"{shown(line[:60])!r}; mend 'columns', or lower unit_bytes if so many are to be quarantined"
+        )
+    right, right_bad = _sift(read, at + cut, block[cut:])
     return left + right, left_bad + right_bad
 
 
@@ -319,13 +328,13 @@ def _parse_csv(schema: pa.Schema, read: _Read, at: int, block: bytes) -> Sorted:
     return _parse_lines(schema, read, at + skipped, block[skipped:])
 
 
-def _read_csv(source: Csv, names: list[str], uri: str, at: int, block: bytes) -> pa.Table:
+def _read_csv(source: Csv, names: list[str], at: int, block: bytes) -> pa.Table:
     """One row a line. Arrow joins and splits lines at quotes and lone CRs; the checks and the count tell."""
     lines = _lines(block)
     if block.count(b"\r") != block.count(b"\r\n"):
         raise ValueError("a carriage return stands inside the line")
     if b'"' in block:
-        _check_quotes(lines, source.delimiter, f"{uri}: the line at byte {at:,}")
+        _check_quotes(lines, source.delimiter, f"the line at byte {at:,}")
     table = pa.csv.read_csv(
         pa.py_buffer(block),
         pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.core.batch import adding, field_of, pick, with_columns
-from penstock.core.dataset import Manifest, existing
+from penstock.core.dataset import Manifest, existing, schema_of
 from penstock.core.nouns import Batch, Transform
 from penstock.core.reading import read_table
 from penstock.core.storage import Uri
@@ -46,7 +46,7 @@ class Join:
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """The columns given, then those of the dataset. Raises `DatasetError` when it is not there."""
-        there = self._manifest.schema
+        there = schema_of(self.dataset)
         key = field_of(given, self.on, "join", *(_INTEGERS if self.on == "row" else ())).type
         if self.on != "row" and field_of(there, self.on, f"join with {self.dataset}").type != key:
             raise SchemaError(f"join: '{self.on}' is {key} here and {there.field(self.on).type} in {self.dataset}")

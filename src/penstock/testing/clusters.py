@@ -1,5 +1,7 @@
 """The conformance suite for clusters: whatever scheduler stands behind, a job is run once and told of truly."""
 
+# ruff: noqa: D102  (the names of the tests say what they test)
+
 from __future__ import annotations
 
 import hashlib

@@ -62,7 +62,7 @@ def test_blobs_are_found_and_counted(solved, blobs, dense_rows):
     found = solved(neighbour, similarity, dense_rows=dense_rows)
     assert connected_components(csr_matrix(weights(neighbour, similarity)))[0] == 1, "else the test is too easy"
     assert found["cluster"].max() + 1 == 4
-    assert adjusted_rand_score(np.arange(400) % 4, found["cluster"]) > 0.98
+    assert adjusted_rand_score(np.arange(400) % 4, found["cluster"]) > 0.95
     np.testing.assert_array_equal(found["cluster"], found["clusters"][:, 2])
     np.testing.assert_array_equal(found["cluster"][:4], [0, 1, 2, 3])
 

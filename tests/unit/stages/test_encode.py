@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penstock.core.batch import to_numpy
 from penstock.core import plan
+from penstock.core.batch import to_numpy
 from penstock.core.nouns import Pipeline, Step
 from penstock.errors import PlanError, RowErrors, SchemaError, WeightsError
 from penstock.sinks.parquet import Parquet
