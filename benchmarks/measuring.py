@@ -41,7 +41,12 @@ def write(name: str, result: Mapping[str, Any]) -> None:
     """Put a result with machine and commit into results/NAME.json and print it."""
     git = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    machine = {"cores": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version(), "system": platform.platform()}
+    machine = {
+        "cores": os.cpu_count(),
+        "cpu": _cpu(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
     data = {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine, **result}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
@@ -49,5 +54,9 @@ def write(name: str, result: Mapping[str, Any]) -> None:
 
 
 def _cpu() -> str:
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()

@@ -54,7 +54,12 @@ def line(folder: Path, threads: int, replicas: int):
     source = Fasta(str(fasta), unit_bytes=fasta.stat().st_size * A_UNIT // COUNT + 1)
     encode = Encode(model="antiberty", special="exclude", threads=threads)
     pool = Place("actor", replicas=(replicas, replicas))
-    return Pipeline("light", source, Parquet(str(folder / "out")), (Step(Clean()), Step(Tokens(tokenizer="antiberty")), Step(encode, pool)))
+    return Pipeline(
+        "light",
+        source,
+        Parquet(str(folder / "out")),
+        (Step(Clean()), Step(Tokens(tokenizer="antiberty")), Step(encode, pool)),
+    )
 
 
 def bare(folder: Path, threads: int, share: int, shares: int) -> None:
@@ -119,7 +124,8 @@ def timed(folder: Path, *calls: tuple[str, ...]) -> dict[str, float]:
         shutil.rmtree(folder / name, ignore_errors=True)
     started = time.time()
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder), *call], stdout=subprocess.PIPE, text=True) for call in calls
+        subprocess.Popen([sys.executable, __file__, str(folder), *call], stdout=subprocess.PIPE, text=True)
+        for call in calls
     ]
     told = [json.loads(process.communicate()[0].strip().splitlines()[-1]) for process in processes]
     rows = sum(one["rows"] for one in told)
@@ -161,7 +167,8 @@ def main() -> None:
 
 def _ratio(kept: dict, ours: str, theirs: str) -> dict:
     return {
-        k: measuring.spread([a[k] / b[k] for a, b in zip(kept[ours], kept[theirs], strict=True)]) for k in ("whole", "work")
+        k: measuring.spread([a[k] / b[k] for a, b in zip(kept[ours], kept[theirs], strict=True)])
+        for k in ("whole", "work")
     }
 
 

@@ -13,10 +13,11 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from penstock.core import plugins, spec
-from penstock.core.dataset import existing, promised
+from penstock.core.dataset import existing, is_promised, promised
 from penstock.core.nouns import Pipeline, Report, Runner
 from penstock.core.plan import Plan
 from penstock.core.plan import check as check_plan
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw data through AI models on Ray to arrays for solvers, each unit exactly once.",
 )
-_out = Console(highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 File = Annotated[Path, typer.Argument(help="Pipeline file, TOML or YAML.", show_default=False)]
@@ -89,9 +90,11 @@ def run(
         for plan in _plans(pipelines, carrier):
             _warn(plan)
         for pipeline in pipelines:
-            _summarise(carrier.run(pipeline, watch_for(sys.stderr)))
+            done = carrier.run(pipeline, watch_for(sys.stderr))
+            if not sys.stderr.isatty():  # else the display ends with the same words
+                _summarise(done)
         if found.report is not None and not only:
-            page = build(found, file.with_name("report.html"))
+            page = build(found, file.with_name("report.html"), file=file.name)
             _out.print(f"report: {page.absolute().as_uri()}")
 
 
@@ -125,17 +128,16 @@ def _plans(pipelines: list[Pipeline], carrier: Runner) -> Iterator[Plan]:
     for pipeline in pipelines:
         with promised(coming):
             plan = check_plan(pipeline, resources)
-        coming[pipeline.sink.uri.rstrip("/")] = pipeline.sink.schema(plan.schemas[-1])
-        yield plan
+            yield plan
+        coming = {**coming, pipeline.sink.uri.rstrip("/"): pipeline.sink.schema(plan.schemas[-1])}
 
 
 def _show(plan: Plan) -> None:
     table = Table(title=plan.pipeline.name, title_justify="left", show_header=False, box=None, padding=(0, 2))
     estimate = plan.estimate
     table.add_row("source", plan.pipeline.source.uri)
-    table.add_row(
-        "units", f"{estimate.units:,}, {_bytes(estimate.bytes_in)}, the largest {_bytes(estimate.largest_unit_bytes)}"
-    )
+    known = f"{estimate.units:,}, {_bytes(estimate.bytes_in)}, the largest {_bytes(estimate.largest_unit_bytes)}"
+    table.add_row("units", "known when the pipeline before has run" if is_promised(plan.pipeline.source.uri) else known)
     names = [f"{s.name} ({s.place.kind})" for s in plan.pipeline.steps]
     table.add_row("steps", " -> ".join(["read", *names, "write"]))
     for at, schema in enumerate(plan.schemas):
@@ -247,7 +249,7 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         state = f"[{colours[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.name, state, finding.found, finding.mend)
+        table.add_row(finding.name, state, escape(finding.found), escape(finding.mend))
     _out.print(table)
     raise typer.Exit(any(finding.state == "broken" for finding in findings))
 

@@ -41,7 +41,9 @@ def test_code_blocks_run(page, folder):
 
 def run(text: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(["sh", "-ec", text], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["sh", "-ec", text], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 
 

@@ -37,7 +37,9 @@ def test_public_names_are_sorted_and_there():
 
 
 def test_the_drawn_tree_of_errors_is_the_real_one():
-    drawn = {line.strip("│├└─ ").split()[0] for line in errors.__doc__.splitlines() if "Error" in line or "TooMany" in line}
+    drawn = {
+        line.strip("│├└─ ").split()[0] for line in errors.__doc__.splitlines() if "Error" in line or "TooMany" in line
+    }
     assert set(errors.__all__) <= drawn
     assert all(issubclass(getattr(errors, name), errors.PenstockError) for name in errors.__all__)
 

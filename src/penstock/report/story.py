@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -128,7 +128,8 @@ class Ancestor:
 
     Attributes:
         manifest: None when the dataset is not there any more.
-        depth: 0 for the dataset itself, 1 for what it read, and so on.
+        depth: 0 for the dataset itself, 1 for what it read, and so on; the longest way counts.
+        reads: addresses of the datasets that it was made from.
         files: how many source files it read; 0 when it read a dataset.
         first_files: the first of their addresses.
     """
@@ -136,6 +137,7 @@ class Ancestor:
     uri: str
     depth: int
     manifest: Manifest | None
+    reads: tuple[str, ...] = ()
     files: int = 0
     first_files: tuple[str, ...] = ()
 
@@ -148,33 +150,36 @@ def lineage(root: str) -> list[Ancestor]:
     """
     existing(root)
     found: dict[str, Ancestor] = {}
-    waiting = [(root.rstrip("/"), 0)]
+    waiting: list[tuple[str, ...]] = [(root.rstrip("/"),)]
     while waiting:
-        uri, depth = waiting.pop(0)
-        if uri not in found:
-            found[uri] = _ancestor(uri, depth)
-            waiting += [(parent, depth + 1) for parent in _parents(found[uri].manifest)]
-    return list(found.values())
+        *before, uri = trail = waiting.pop()
+        ancestor = found.get(uri) or _ancestor(uri)
+        found[uri] = replace(ancestor, depth=max(ancestor.depth, len(before)))
+        waiting += [(*trail, parent) for parent in ancestor.reads if parent not in trail]
+    return sorted(found.values(), key=lambda ancestor: ancestor.depth)
 
 
-def _ancestor(uri: str, depth: int) -> Ancestor:
+def _ancestor(uri: str) -> Ancestor:
     try:
         manifest = newest(uri)
     except (DatasetError, StorageError):
-        return Ancestor(uri, depth, None)
-    if manifest is None or _pipeline(manifest).get("source", {}).get("use") == "dataset":
-        return Ancestor(uri, depth, manifest)
+        manifest = None
+    if manifest is None:
+        return Ancestor(uri, 0, None)
+    reads = tuple(dict.fromkeys(_parents(manifest)))
+    if _pipeline(manifest).get("source", {}).get("use") == "dataset":
+        return Ancestor(uri, 0, manifest, reads)
     files = pc.unique(manifest.parts()["uri"])
-    return Ancestor(uri, depth, manifest, len(files), tuple(files[:_MOST_FILES].to_pylist()))
+    return Ancestor(uri, 0, manifest, reads, len(files), tuple(files[:_MOST_FILES].to_pylist()))
 
 
 def _pipeline(manifest: Manifest) -> Mapping[str, Any]:
     return dict(manifest.provenance.get("pipeline", {}))
 
 
-def _parents(manifest: Manifest | None) -> Iterator[str]:
+def _parents(manifest: Manifest) -> Iterator[str]:
     """The datasets that a dataset was made from: its source, and those that its steps joined."""
-    pipeline = _pipeline(manifest) if manifest else {}
+    pipeline = _pipeline(manifest)
     source = pipeline.get("source", {})
     if source.get("use") == "dataset":
         yield source["uri"].rstrip("/")

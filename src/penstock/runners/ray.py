@@ -1,7 +1,7 @@
 """Ray Data: units stream through tasks and actor pools; a block is a unit all the way.
 
-Each block is one envelope (see `penstock.runners.envelope`). Neighbouring steps, the read and the write are fused into as few
-operators as their places allow, since an operator costs more than most steps.
+Each block is one envelope (see `penstock.runners.envelope`). Neighbouring steps, the read and the write
+are fused into as few operators as their places allow, since an operator costs more than most steps.
 
 What a step or source raises is an outcome and not an error of Ray's: only what kills a worker is retried.
 """
@@ -32,8 +32,8 @@ from penstock.runners import envelope
 __all__ = ["Ray"]
 
 _EPOCH_UNITS = 10_000
-_WORKER_LIVES = 3
-"""How often a unit may kill its worker before it counts as failed."""
+_RETRIES = 2
+"""How often Ray tries a unit again whose worker died; see `_epoch` for what happens then."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,33 @@ def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:
     """Epoch after epoch, so that the driver's memory does not grow with the number of units."""
     stream = iter(units)
     while epoch := list(islice(stream, _EPOCH_UNITS)):
-        missing = {unit.key: unit for unit in epoch}
-        for outcome in _stream(assignment, epoch):
-            missing.pop(outcome.unit.key if isinstance(outcome, Failure) else outcome.unit, None)
-            yield outcome
-        for unit in missing.values():
-            text = f"its worker died {_WORKER_LIVES} times; if memory ran out, lower unit_bytes"
+        yield from _epoch(assignment, epoch)
+
+
+def _epoch(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
+    """Units that were lost with their worker are streamed again while that helps, then each one alone.
+
+    A worker that dies takes along what waited in its queue, so only a unit that dies alone is to blame.
+    """
+    left = epoch
+    before = len(epoch) + 1
+    while 0 < len(left) < before:
+        before, lost = len(left), {unit.key: unit for unit in left}
+        yield from _found(_stream(assignment, left), lost)
+        left = list(lost.values())
+    for unit in left:
+        lost = {unit.key: unit}
+        yield from _found(_stream(assignment, [unit]), lost)
+        if lost:
+            text = "it kills its worker each time, also alone; if memory runs out, lower unit_bytes"
             yield Failure(unit, f"{unit.uri} [{unit.start}:{unit.stop}]: {text}")
+
+
+def _found(outcomes: Iterator[Outcome], lost: dict[str, Unit]) -> Iterator[Outcome]:
+    """The outcomes; their units are no longer *lost*."""
+    for outcome in outcomes:
+        lost.pop(outcome.unit.key if isinstance(outcome, Failure) else outcome.unit, None)
+        yield outcome
 
 
 def _stream(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
@@ -189,7 +209,7 @@ def _set_context(context: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.print_on_execution_start = False
     context.enable_progress_bars = False
-    # A block whose worker died too often is left out; `_carry` tells which unit that was.
+    # A block whose worker died too often is left out; `_epoch` sees which unit that was.
     context.max_errored_blocks = -1
 
 
@@ -205,14 +225,14 @@ def _mapped(dataset: Any, assignment: Assignment, operator: Operator, *, last: b
             "fn_constructor_args": (line,),
             "compute": ActorPoolStrategy(min_size=low, max_size=high, initial_size=low),
             "max_restarts": -1,
-            "max_task_retries": _WORKER_LIVES - 1,
+            "max_task_retries": _RETRIES,
         }
     else:
         how = {
             "fn": _task,
             "fn_args": (line,),
             "compute": TaskPoolStrategy(),
-            "max_retries": _WORKER_LIVES - 1,
+            "max_retries": _RETRIES,
         }
     with warnings.catch_warnings():
         # Ray 2.60 to 2.63 take the limits of retries only by this way, which they call deprecated.

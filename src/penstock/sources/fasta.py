@@ -189,9 +189,7 @@ def _sorted(table: pa.Table, reasons: Mapping[int, str]) -> Sorted:
     return Sorted(*pick(table, keep), [reasons[row] for row in sorted(reasons)])
 
 
-_FASTA_FORM = Form(
-    _FASTA, _FASTA_BORDER, _parse_fasta, lambda head: _check(head, "FASTA", b">", _FASTA_BORDER)
-)
+_FASTA_FORM = Form(_FASTA, _FASTA_BORDER, _parse_fasta, lambda head: _check(head, "FASTA", b">", _FASTA_BORDER))
 
 
 # --- FASTQ -----------------------------------------------------------------------------------------------
@@ -278,6 +276,4 @@ def _table(rows: Sequence[Sequence[str]]) -> pa.Table:
     return pa.table([pa.array([row[i] for row in rows], pa.string()) for i in range(len(_FASTQ))], _FASTQ)
 
 
-_FASTQ_FORM = Form(
-    _FASTQ, _FASTQ_BORDER, _parse_fastq, lambda head: _check(head, "FASTQ", b"@", _FASTQ_BORDER)
-)
+_FASTQ_FORM = Form(_FASTQ, _FASTQ_BORDER, _parse_fastq, lambda head: _check(head, "FASTQ", b"@", _FASTQ_BORDER))

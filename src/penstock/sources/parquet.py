@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from penstock.core.dataset import newest
 from penstock.core.nouns import Batch, Unit
 from penstock.core.storage import Entry, Uri, seekable
-from penstock.errors import SchemaError, SpecError, UnitError
+from penstock.errors import PenstockError, SchemaError, SpecError, UnitError
 from penstock.sources.listing import listed
 
 __all__ = ["Parquet"]
@@ -69,8 +69,8 @@ class Parquet:
             group = next(iter(_groups(file, unit)), None)
             if group is None:
                 return schema.empty_table(), 0
-            batches = file.iter_batches(_SAMPLE_ROWS, [group], schema.names, use_threads=False)
-            table = self._table(pa.Table.from_batches(list(batches)[:1]), schema)
+            batch = next(file.iter_batches(_SAMPLE_ROWS, [group], schema.names, use_threads=False), None)
+            table = schema.empty_table() if batch is None else self._table(pa.Table.from_batches([batch]), schema)
             about = file.metadata.row_group(group)
             size = sum(about.column(i).total_compressed_size for i in range(about.num_columns))
             return table, size * table.num_rows // max(about.num_rows, 1)
@@ -131,8 +131,12 @@ def _opened(uri: str, etag: str) -> Iterator[pq.ParquetFile]:
 def _told(uri: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, EOFError) as error:
-        raise UnitError(f"{uri}: this is no Parquet file, or a damaged one ({error}); copy it again") from error
+    except PenstockError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise UnitError(
+            f"{uri}: this is no Parquet file, or a damaged one ({str(error).strip()}); copy it again"
+        ) from error
 
 
 def _starts(file: pq.ParquetFile) -> list[int]:

@@ -76,11 +76,29 @@ def test_a_lineage_goes_on_where_an_ancestor_is_gone(world, tmp_path):
     assert [ancestor.manifest is None for ancestor in found] == [False, True]
 
 
-def test_a_dataset_that_was_joined_is_an_ancestor_once(world, monkeypatch):
+def linked(monkeypatch, **reads):
+    """Datasets that exist by name alone, each made from others."""
+    monkeypatch.setattr(story, "existing", lambda uri: None)
+    monkeypatch.setattr(story, "_ancestor", lambda uri: story.Ancestor(uri, 0, None, tuple(reads[uri])))
+
+
+def test_a_dataset_stands_after_all_that_was_made_from_it(monkeypatch):
+    linked(monkeypatch, clusters=["embeddings", "graph"], graph=["arrays"], arrays=["embeddings"], embeddings=[])
+    found = [(ancestor.uri, ancestor.depth) for ancestor in story.lineage("clusters/")]
+    assert found == [("clusters", 0), ("graph", 1), ("arrays", 2), ("embeddings", 3)]
+
+
+def test_datasets_that_were_made_from_each_other_in_turn_do_not_hang(monkeypatch):
+    linked(monkeypatch, a=["b"], b=["a", "c"], c=[])
+    assert [ancestor.uri for ancestor in story.lineage("a")] == ["a", "b", "c"]
+
+
+def test_joined_datasets_are_ancestors_once(world):
     made = existing(world.clusters)
     made.provenance["pipeline"]["step"].append({"use": "join", "dataset": world.embeddings + "/"})
-    assert list(story._parents(made)) == [world.embeddings, world.embeddings]
-    assert [ancestor.uri for ancestor in story.lineage(world.clusters)] == [world.clusters, world.embeddings]
+    made.provenance["pipeline"]["step"].append({"use": "join", "dataset": "/else"})
+    assert list(story._parents(made)) == [world.embeddings, world.embeddings, "/else"]
+    assert story.lineage(world.clusters)[0].reads == (world.embeddings,)
 
 
 def test_nothing_there_has_no_lineage(tmp_path):

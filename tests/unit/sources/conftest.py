@@ -4,14 +4,12 @@ import gzip
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from hypothesis import settings
 
 from penstock.errors import RowErrors
-
-settings.register_profile("sources", deadline=None, max_examples=60)
-settings.load_profile("sources")
+from penstock.sources import records
 
 
 def outcome(source) -> tuple[list[dict], list[tuple[dict, str]]]:
@@ -36,10 +34,11 @@ def read() -> Callable:
 
 @pytest.fixture(scope="session")
 def read_bytes() -> Callable:
-    """Read *data* as one file by a source class, with other fields by name."""
+    """Read *data* as one file, *blocks* bytes at a time, by a source class with other fields by name."""
 
-    def read_bytes(kind, data: bytes, suffix: str, **fields):
-        with tempfile.TemporaryDirectory() as folder:
+    def read_bytes(kind, data: bytes, suffix: str, blocks=records._BLOCK_BYTES, **fields):
+        small = {"_BLOCK_BYTES": blocks, "_AHEAD_BYTES": min(blocks, records._AHEAD_BYTES)}
+        with mock.patch.multiple(records, **small), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"file{suffix}"
             path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
             return outcome(kind(str(path), **fields))

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from penstock.errors import RowErrors, UnitError
 from penstock.sources.fasta import Fasta, Fastq
 
+few = settings(deadline=None, max_examples=40)
+
 words = st.text("abcXYZ019|._é>@+", min_size=1, max_size=8)
 descriptions = st.lists(words, max_size=3).map(" ".join)
 letters = st.text("ACDEFGHIKLMNPQRSTVWYacgtn*-", min_size=1, max_size=40)
@@ -32,19 +34,21 @@ def fasta_files(draw):
     return [dict(zip(("id", "description", "sequence"), row, strict=True)) for row in rows], (bom + text).encode()
 
 
+@few
 @given(fasta_files(), sizes)
 def test_fasta_gives_all_records_however_it_is_cut(read_bytes, file, size):
     rows, data = file
     assert read_bytes(Fasta, data, ".fa", unit_bytes=size) == (rows, [])
 
 
+@few
 @given(fasta_files())
-@settings(max_examples=20)
 def test_fasta_gives_all_records_of_a_compressed_file(read_bytes, file):
     rows, data = file
     assert read_bytes(Fasta, data, ".fa.gz") == (rows, [])
 
 
+@few
 @given(
     st.lists(
         st.sampled_from([b">", b">a", b">b x", b"\n", b"\r\n", b"ACG", b" ", b"\t", b"\xff", b"@", b"\xc3\xa9"]),
@@ -56,6 +60,7 @@ def test_fasta_gives_all_records_of_a_compressed_file(read_bytes, file):
 def test_fasta_gives_the_same_of_any_bytes_however_they_are_cut(read_bytes, pieces, size):
     data = b">first\nM\n" + b"".join(pieces)
     assert read_bytes(Fasta, data, ".fa", unit_bytes=size) == read_bytes(Fasta, data, ".fa")
+    assert read_bytes(Fasta, data, ".fa.gz", size) == read_bytes(Fasta, data, ".fa")
 
 
 def naive_fasta(text: str) -> list[dict]:
@@ -69,6 +74,7 @@ def naive_fasta(text: str) -> list[dict]:
     return rows
 
 
+@few
 @given(st.text("> \nACG", max_size=80), sizes)
 def test_fasta_agrees_with_a_naive_parser(read_bytes, text, size):
     text = ">x\nM\n" + text
@@ -132,7 +138,9 @@ def test_fasta_without_a_header_is_refused(tmp_path, data, hint, size):
     (tmp_path / "a.fa").write_bytes(data)
     source = Fasta(str(tmp_path), unit_bytes=size)
     first, *others = source.units()
-    with pytest.raises(UnitError, match=r"a\.fa: a FASTA record, which begins with '>', was needed in the first") as told:
+    with pytest.raises(
+        UnitError, match=r"a\.fa: a FASTA record, which begins with '>', was needed in the first"
+    ) as told:
         source.read(first)
     assert str(told.value).endswith(hint)
     assert sum(source.read(unit).num_rows for unit in others) == 0
@@ -155,7 +163,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
     (tmp_path / "a.fa.gz").write_bytes(data[: len(data) // 2])
     source = Fasta(str(tmp_path))
     (unit,) = source.units()
-    text = r"a\.fa\.gz: the gzip file ends in the middle after [\d,]{6,} bytes of content, about [45],\d{3} records; copy it"
+    text = r"a\.fa\.gz: the gzip file ends in the middle after [\d,]{6,} bytes of content, about [45],\d{3} records"
     with pytest.raises(UnitError, match=text):
         source.read(unit)
 
@@ -219,32 +227,37 @@ def fastq_files(draw):
     return rows, (text.removesuffix(end) if draw(st.booleans()) else text).encode()
 
 
+@few
 @given(fastq_files(), sizes)
 def test_fastq_gives_all_records_however_it_is_cut(read_bytes, file, size):
     rows, data = file
     assert read_bytes(Fastq, data, ".fq", unit_bytes=size) == (rows, [])
 
 
+@few
 @given(fastq_files())
-@settings(max_examples=20)
 def test_fastq_gives_all_records_of_a_compressed_file(read_bytes, file):
     rows, data = file
     assert read_bytes(Fastq, data, ".fq.gz") == (rows, [])
 
 
+@few
 @given(
     st.lists(
-        st.sampled_from([b"@h", b"@", b"@II", b"ACG", b"AC", b"+", b"+h", b"III", b"", b"II\r", b"\xff\xff\xff", b"x y"]),
+        st.sampled_from(
+            [b"@h", b"@", b"@II", b"ACG", b"AC", b"+", b"+h", b"III", b"", b"II\r", b"\xff\xff\xff", b"x y"]
+        ),
         max_size=24,
     ),
     sizes,
 )
-@settings(max_examples=300)
 def test_fastq_gives_the_same_of_any_lines_however_they_are_cut(read_bytes, lines, size):
     data = b"\n".join([b"@first", b"A", b"+", b"I", *lines])
     assert read_bytes(Fastq, data, ".fq", unit_bytes=size) == read_bytes(Fastq, data, ".fq")
+    assert read_bytes(Fastq, data, ".fq.gz", size) == read_bytes(Fastq, data, ".fq")
 
 
+@few
 @given(fastq_files(), st.integers(0, 7), st.sampled_from(["short", "no plus"]), sizes)
 def test_a_broken_record_costs_itself_only(read_bytes, file, at, how, size):
     rows, data = file
@@ -303,5 +316,5 @@ def test_the_bad_table_has_the_columns_of_the_good_one(tmp_path):
 def test_fastq_that_is_fasta_is_refused(tmp_path):
     (tmp_path / "a.fq").write_bytes(b">a\nACGT\n")
     source = Fastq(str(tmp_path))
-    with pytest.raises(UnitError, match='a FASTQ record, which begins with \'@\', .*FASTA; write use = "fasta"'):
+    with pytest.raises(UnitError, match=r"which begins with '@', .*: it looks like FASTA; write use = .fasta."):
         source.read(next(source.units()))

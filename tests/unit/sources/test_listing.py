@@ -33,7 +33,9 @@ def test_a_glob_is_taken_whatever_the_names(folder):
 
 
 def test_a_folder_without_such_files_is_refused(folder):
-    text = r"there is no file that ends with \.fq or \.fastq, there are others, such as .*c\.fa\.gz; name them by a glob"
+    text = (
+        r"there is no file that ends with \.fq or \.fastq, there are others, such as .*c\.fa\.gz; name them by a glob"
+    )
     with pytest.raises(StorageError, match=text):
         names(folder, ".fq", ".fastq")
 

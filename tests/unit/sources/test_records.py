@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.core.nouns import Unit
@@ -15,6 +15,8 @@ from penstock.sources.fasta import Fasta
 from penstock.sources.records import LINES, Border, Gunzip, blocks, cut
 from penstock.sources.text import Text
 
+few = settings(deadline=None, max_examples=40)
+
 FASTA = Border(b"\n>")
 
 
@@ -22,6 +24,7 @@ def naive_starts(data: bytes, mark: bytes) -> list[int]:
     return [i for i in range(len(data)) if i == 0 or data[i - 1 :].startswith(mark)]
 
 
+@few
 @given(st.text("a>\n", max_size=60).map(str.encode), st.integers(1, 70), st.sampled_from([LINES, FASTA]))
 def test_each_record_begins_in_exactly_one_range(data, size, border):
     found = []
@@ -56,6 +59,7 @@ def test_a_record_longer_than_a_column_can_hold_is_refused(monkeypatch):
         list(blocks(io.BytesIO(b">a\n>" + b"A" * (40 << 20)), 0, 5, FASTA))
 
 
+@few
 @given(st.lists(st.binary(max_size=300), max_size=4), st.integers(1, 50), st.sampled_from([b"", b"\0" * 700]))
 def test_gunzip_gives_all_members(members, size, padding):
     packed = b"".join(gzip.compress(member) for member in members) + (padding if members else b"")
