@@ -14,7 +14,7 @@ import measuring
 
 from penstock.core.nouns import Pipeline, Place, Step
 from penstock.runners.inline import Inline
-from penstock.runners.ray import Ray, _connected
+from penstock.runners.ray import Ray
 from penstock.sinks.parquet import Parquet
 from penstock.testing.parts import Numbers, Squares
 
@@ -47,7 +47,7 @@ def ray_data(folder: Path) -> float:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name, _connected(Ray(object_store_bytes=500 << 20)):
+    with tempfile.TemporaryDirectory() as name, Ray(object_store_bytes=500 << 20).session():
         folder = Path(name)
         ways = {
             "penstock inline": lambda: penstock(Inline(), folder),

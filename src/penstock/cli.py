@@ -36,11 +36,11 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 File = Annotated[Path, typer.Argument(help="Pipeline file, TOML or YAML.", show_default=False)]
 Changes = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--set", help="Change a value: --set pipeline.NAME.sink.uri=s3://bucket/out", metavar="KEY=VALUE"),
 ]
 RunnerName = Annotated[str, typer.Option("--runner", help="Carry out by this runner instead of the file's.")]
-Only = Annotated[list[str], typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
 
 
 @contextmanager
@@ -61,23 +61,23 @@ def _told() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _load(file: Path, changes: list[str], runner: str) -> tuple[spec.Spec, Runner]:
-    pairs = dict(change.partition("=")[::2] for change in changes)
+def _load(file: Path, changes: list[str] | None, runner: str) -> tuple[spec.Spec, Runner]:
+    pairs = dict(change.partition("=")[::2] for change in changes or ())
     found = spec.load(file, pairs)
     chosen = plugins.load("runners", runner)() if runner else found.runner
     return found, chosen or plugins.load("runners", "inline")()
 
 
-def _chosen(found: spec.Spec, only: list[str]) -> list[Pipeline]:
+def _chosen(found: spec.Spec, only: list[str] | None) -> list[Pipeline]:
     return [found.pipeline(name) for name in only] if only else list(found.pipelines)
 
 
 @app.command()
 def run(
     file: File,
-    changes: Changes = [],
+    changes: Changes = None,
     runner: RunnerName = "",
-    only: Only = [],  # noqa: B006 (typer reads them)
+    only: Only = None,
 ) -> None:
     """Carry out the pipelines of a file; what is done already is skipped."""
     from penstock.progress import watch_for
@@ -89,10 +89,11 @@ def run(
         pipelines = _chosen(found, only)
         for plan in _plans(pipelines, carrier):
             _warn(plan)
-        for pipeline in pipelines:
-            done = carrier.run(pipeline, watch_for(sys.stderr))
-            if not sys.stderr.isatty():  # else the display ends with the same words
-                _summarise(done)
+        with carrier.session():
+            for pipeline in pipelines:
+                done = carrier.run(pipeline, watch_for(sys.stderr))
+                if not sys.stderr.isatty():  # else the display ends with the same words
+                    _summarise(done)
         if found.report is not None and not only:
             page = build(found, file.with_name("report.html"), file=file.name)
             _out.print(f"report: {page.absolute().as_uri()}")
@@ -109,9 +110,9 @@ def _summarise(report: Report) -> None:
 @app.command()
 def check(
     file: File,
-    changes: Changes = [],
+    changes: Changes = None,
     runner: RunnerName = "",
-    only: Only = [],  # noqa: B006
+    only: Only = None,
 ) -> None:
     """Say what would run, where, and how much; refuse what cannot finish. Nothing is started."""
     with _told():

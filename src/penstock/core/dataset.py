@@ -144,11 +144,16 @@ class Manifest:
             text = json.loads(data)
             keys = ("version", "format", "rows", "bad_rows", "fingerprint", "parts_sha256", "provenance")
             schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text["schema"])))
-            return cls(uri=uri, schema=schema, **{key: text[key] for key in keys})
-        except (ValueError, KeyError, pa.ArrowInvalid) as error:
+            manifest, form = cls(uri=uri, schema=schema, **{key: text[key] for key in keys}), text["penstock"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise DatasetError(
                 f"{uri}: its manifest cannot be understood ({error}); restore it or run again"
             ) from error
+        if form != 1:
+            raise DatasetError(
+                f"{uri}: its manifest is of form {form}, this Penstock reads form 1; install a newer one"
+            )
+        return manifest
 
 
 @dataclass(frozen=True)

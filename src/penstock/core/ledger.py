@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from penstock.core.dataset import Manifest, newest
 from penstock.core.nouns import Identified, Part, Pipeline, Record, Unit
-from penstock.core.plugins import describe
+from penstock.core.plugins import Kind, called, describe
 from penstock.core.storage import join, store_of
 
 __all__ = ["Done", "Ledger", "fingerprint"]
@@ -35,15 +35,16 @@ def fingerprint(pipeline: Pipeline) -> str:
 
     Places, limits and addresses are left out: they change where and how fast, not what.
     """
-    parts = [pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink]
-    text = json.dumps([_identity(part) for part in parts], sort_keys=True, ensure_ascii=False)
+    stages = [_identity("stages", step.stage) for step in pipeline.steps]
+    parts = [_identity("sources", pipeline.source), *stages, _identity("sinks", pipeline.sink)]
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _identity(part: Any) -> dict[str, Any]:
+def _identity(kind: Kind, part: Any) -> dict[str, Any]:
     plain = {name: value for name, value in describe(part).items() if name not in _aside(part)}
     more = dict(part.identity()) if isinstance(part, Identified) else {}
-    return {"plain": plain, "more": more, "revision": getattr(part, "REVISION", 1)}
+    return {"use": called(kind, part), "plain": plain, "more": more, "revision": getattr(part, "REVISION", 1)}
 
 
 def _aside(part: Any) -> frozenset[str]:

@@ -311,6 +311,9 @@ class Runner(Protocol):
     def resources(self) -> Resources:
         """What this runner can use; asked before anything starts."""
 
+    def session(self) -> AbstractContextManager[None]:
+        """What is slow to start stays up inside, for several pipelines."""
+
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out. Raises `RunError`; what was finished is kept for the next run."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from penstock.core.nouns import Pipeline, Report, Unit
@@ -22,6 +23,10 @@ class Inline:
         """This machine; nothing is reserved, so any place fits."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Resources(float("inf"), float("inf"), memory, "this process")
+
+    def session(self) -> AbstractContextManager[None]:
+        """Nothing has to be started."""
+        return nullcontext()
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out. Raises `RunError`."""

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,13 +56,17 @@ class Ray:
     def resources(self) -> Resources:
         """What the cluster has; our own Ray is not started for that."""
         if self.address:
-            with _connected(self):
+            with self.session():
                 return _cluster_resources(self.address)
         cores = self.cpus or os.cpu_count() or 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Resources(
             cores, max(self.gpus, 0) if self.gpus >= 0 else _gpus_seen(), int(memory * 0.7), "this machine"
         )
+
+    def session(self) -> AbstractContextManager[None]:
+        """Ray is up inside; a Ray that somebody else in this process started is used and left alone."""
+        return _connected(self)
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out.
@@ -73,7 +77,7 @@ class Ray:
         """
         if not self.address:
             admit(pipeline, self.resources())
-        with _connected(self):
+        with self.session():
             admit(pipeline, _cluster_resources(self.address or "our own Ray"))
             return run(pipeline, "ray", _carry, watch)
 
@@ -83,7 +87,6 @@ class Ray:
 
 @contextmanager
 def _connected(runner: Ray) -> Iterator[None]:
-    """Ray is up inside; a Ray that somebody else in this process started is used and left alone."""
     _quiet()
     import ray
 

@@ -114,10 +114,6 @@ def _check(head: bytes, form: str, sign: bytes, border: Border) -> None:
     )
 
 
-def _split(text: pa.Array, mark: str, most: int | None = None) -> pa.Array:
-    return pc.split_pattern(text, mark, max_splits=most)
-
-
 def _halves(pairs: pa.ListArray) -> tuple[pa.Array, pa.Array]:
     """The first and the second of each pair; no second is an empty text."""
     ends, flat = np.asarray(pairs.offsets), pairs.flatten()
@@ -141,7 +137,7 @@ def _parse_fasta(at: int, block: bytes) -> Sorted:
     if rest is None:
         return _with_junk(Sorted(_FASTA.empty_table(), _FASTA.empty_table(), []), junk)
     text, reasons = _text(rest)
-    headers, sequences = _halves(_split(_split(text, "\n>").flatten(), "\n", 1))
+    headers, sequences = _halves(pc.split_pattern(pc.split_pattern(text, "\n>").flatten(), "\n", max_splits=1))
     sequences = _without_space(sequences)
     for row in np.flatnonzero(pc.equal(sequences, "").to_numpy(zero_copy_only=False)):
         reasons[int(row)] = "the record has no sequence"
@@ -208,7 +204,7 @@ def _in_bulk(block: bytes) -> Sorted | None:
     """Every fourth line, when that is right for all records of the block."""
     if not_utf8(block) or not block:
         return None
-    lines = _split(pa.array([block.removesuffix(b"\n")], pa.string()), "\n").flatten()
+    lines = pc.split_pattern(pa.array([block.removesuffix(b"\n")], pa.string()), "\n").flatten()
     if len(lines) % 4:
         return None
     headers, bases, plus, qualities = (lines.take(np.arange(row, len(lines), 4)) for row in range(4))

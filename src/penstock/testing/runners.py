@@ -49,6 +49,8 @@ class RunnerTests:
     def test_every_place_gives_the_dataset_of_inline(
         self, runner: Runner, tmp_path: Path, places: tuple[Place, Place]
     ) -> None:
+        """Places change where a step runs, and not a byte of what it gives."""
+
         def line(name: str) -> Pipeline:
             steps = (Step(Journal(str(tmp_path / "journal")), places[0]), Step(Squares(bad=(33,)), places[1]))
             read = Place("task", cpus=0.5) if places[0].kind == "task" else Place()
@@ -60,6 +62,7 @@ class RunnerTests:
         assert (report.rows, report.bad_rows, report.units) == (259, 1, 15)
 
     def test_one_bad_row_in_a_hundred_costs_one_row(self, runner: Runner, tmp_path: Path) -> None:
+        """99 rows arrive, and the bad one is quarantined with its error."""
         line = _line(tmp_path, Numbers(1, 100), Squares(bad=(37,)))
         report = runner.run(line)
         assert (report.rows, report.bad_rows) == (99, 1)
@@ -69,17 +72,20 @@ class RunnerTests:
         assert (row["number"], row["_error"], row["_step"]) == (37, "ValueError: the number 37 is bad", "1-squares")
 
     def test_too_many_bad_rows_stop_the_run(self, runner: Runner, tmp_path: Path) -> None:
+        """The limit ends the run with its name."""
         line = _line(tmp_path, Numbers(5), Squares(bad=tuple(range(0, 100, 10))), max_bad_rows=3)
         with pytest.raises(TooManyBadRows, match="max_bad_rows allows 3"):
             runner.run(line)
 
     def test_a_failed_unit_is_told_and_the_others_are_kept(self, runner: Runner, tmp_path: Path) -> None:
+        """Nothing is committed, and the next run does only what is left."""
         with pytest.raises(TooManyBadUnits, match="unit 3 cannot be read, as the test wants it"):
             runner.run(_line(tmp_path, Numbers(5, broken=(3,)), Squares()))
         report = runner.run(_line(tmp_path, Numbers(5), Squares()))
         assert (report.skipped, report.rows) == (4, 100)
 
     def test_done_units_are_skipped_and_new_ones_are_added(self, runner: Runner, tmp_path: Path) -> None:
+        """Each unit is worked on once."""
         journal = tmp_path / "journal"
         first = runner.run(_line(tmp_path, Numbers(4), Journal(str(journal))))
         again = runner.run(_line(tmp_path, Numbers(4), Journal(str(journal))))
@@ -90,16 +96,19 @@ class RunnerTests:
         assert _rows(more.manifest)["number"].to_pylist() == list(range(120))
 
     def test_a_changed_setting_redoes_the_work(self, runner: Runner, tmp_path: Path) -> None:
+        """A fingerprint covers the settings."""
         runner.run(_line(tmp_path, Numbers(3), Squares()))
         report = runner.run(_line(tmp_path, Numbers(3), Squares(bad=(5,))))
         assert (report.skipped, report.rows, report.bad_rows) == (0, 59, 1)
 
     def test_no_units_give_an_empty_dataset(self, runner: Runner, tmp_path: Path) -> None:
+        """The columns are there, the rows are none."""
         report = runner.run(_line(tmp_path, Numbers(0), Squares()))
         assert report.rows == 0
         assert _rows(report.manifest).column_names == ["number", "name", "powers"]
 
     def test_a_stage_that_cannot_be_opened_is_told(self, runner: Runner, tmp_path: Path) -> None:
+        """The step and the cause are named."""
         with pytest.raises(RunError, match=r"step journal cannot be opened: FileNotFoundError"):
             runner.run(_line(tmp_path, Numbers(3), Journal(str(tmp_path / "no" / "such" / "folder"))))
 

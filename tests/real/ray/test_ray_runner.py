@@ -12,7 +12,7 @@ import pytest
 
 from penstock.core.nouns import Pipeline, Place, Step
 from penstock.errors import PlanError, TooManyBadUnits
-from penstock.runners.ray import Ray, _connected
+from penstock.runners.ray import Ray
 from penstock.sinks.parquet import Parquet
 from penstock.testing import RunnerTests
 from penstock.testing.parts import Journal, Numbers, Squares
@@ -21,7 +21,7 @@ from penstock.testing.parts import Journal, Numbers, Squares
 @pytest.fixture(scope="module")
 def ray_up():
     """One Ray for all tests of this module; the runner finds it in this process."""
-    with _connected(Ray(object_store_bytes=200 << 20)):
+    with Ray(object_store_bytes=200 << 20).session():
         yield
 
 

@@ -81,7 +81,13 @@ def test_a_manifest_comes_back_from_its_bytes(root):
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"schema": "zz"}', b'{"schema": "00"}', b"\xff"])
 def test_what_is_no_manifest_is_said_to_be_none(root, data):
-    with pytest.raises(DatasetError, match="its manifest cannot be understood .*; restore it or run again"):
+    with pytest.raises(DatasetError, match=r"its manifest cannot be understood .*; restore it or run again"):
+        Manifest.load(root, data)
+
+
+def test_a_manifest_of_a_later_penstock_is_refused(root):
+    data = Manifest(root, 1, "lines", SCHEMA, 0, 0, "f", "0" * 64).dump().replace(b'"penstock": 1', b'"penstock": 2')
+    with pytest.raises(DatasetError, match="its manifest is of form 2, this Penstock reads form 1; install a newer"):
         Manifest.load(root, data)
 
 
