@@ -150,9 +150,7 @@ class Manifest:
                 f"{uri}: its manifest cannot be understood ({error}); restore it or run again"
             ) from error
         if form != 1:
-            raise DatasetError(
-                f"{uri}: its manifest is of form {form}, this Penstock reads form 1; install a newer one"
-            )
+            raise DatasetError(f"{uri}: its manifest has form {form}, this Penstock reads form 1; install a later one")
         return manifest
 
 

@@ -87,7 +87,7 @@ def test_what_is_no_manifest_is_said_to_be_none(root, data):
 
 def test_a_manifest_of_a_later_penstock_is_refused(root):
     data = Manifest(root, 1, "lines", SCHEMA, 0, 0, "f", "0" * 64).dump().replace(b'"penstock": 1', b'"penstock": 2')
-    with pytest.raises(DatasetError, match="its manifest is of form 2, this Penstock reads form 1; install a newer"):
+    with pytest.raises(DatasetError, match="its manifest has form 2, this Penstock reads form 1; install a later one"):
         Manifest.load(root, data)
 
 
