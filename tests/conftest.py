@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -56,7 +57,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3_root(s3: str, request: pytest.FixtureRequest) -> str:
     """A prefix in the bucket that no other test uses."""
-    return f"{s3}/{request.node.name}-{time.time_ns():x}"
+    return f"{s3}/{re.sub(r'[^a-z0-9]+', '-', request.node.name)}-{time.time_ns():x}"
 
 
 def _served(folder: Path, attempts: int = 3) -> tuple[str, subprocess.Popen[bytes]]:

@@ -259,7 +259,8 @@ class _Story:
     def publish(self, report: Report) -> None:
         """Write ``runs/<time>-<host>-<pid>.json`` and its table of traces."""
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._started)) + f"{self._started % 1:.6f}"[1:]
-        name = f"runs/{stamp}-{socket.gethostname()}-{os.getpid()}"
+        thousandths = int(self._started * 1000) % 1000  # runs of one process may begin in the same second
+        name = f"runs/{stamp}.{thousandths:03d}-{socket.gethostname()}-{os.getpid()}"
         with publish(self._root, ".parquet") as (path, upload):
             pq.write_table(pa.concat_tables(self._tables), path, compression="zstd")
             upload(f"{name}.parquet")

@@ -34,7 +34,19 @@ from penstock.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Entry", "Store", "Uri", "clear_scratch", "join", "local_copy", "parent", "publish", "seekable", "store_of"]
+__all__ = [
+    "Entry",
+    "Store",
+    "Uri",
+    "clear_scratch",
+    "is_glob",
+    "join",
+    "local_copy",
+    "parent",
+    "publish",
+    "seekable",
+    "store_of",
+]
 
 _MULTIPART_BYTES = 64 << 20
 
@@ -119,6 +131,12 @@ def store_of(uri: str) -> Store:
     if scheme == "s3":
         return S3()
     raise StorageError(f"{uri}: the scheme '{scheme}://' is not known; use a path, file:// or s3://")
+
+
+def is_glob(uri: str) -> bool:
+    """Whether *uri* has wildcards, and nothing lies at it by that very name."""
+    store = store_of(uri)
+    return any(mark in uri for mark in "*?[") and store.entry(uri) is None and next(store.below(uri), None) is None
 
 
 @contextmanager
@@ -453,18 +471,20 @@ class S3:
     """Objects in S3, or in a server that speaks its language."""
 
     def list(self, pattern: str) -> Iterator[Entry]:
-        bucket, key = _bucket_key(pattern)
-        wild = any(mark in key for mark in "*?[")
-        root = _fixed_root(key).removeprefix(".") if wild else key
-        matches = _matcher(pattern) if wild else functools.partial(_is_at, place=pattern)
+        wild = any(mark in pattern for mark in "*?[")
         found = False
-        for entry in self._list_prefix(bucket, root):
-            hidden = "/." in entry.uri.removeprefix(f"s3://{bucket}/{root}")
-            if matches(entry.uri) and not hidden:
-                found = True
-                yield entry
-        if not found and not wild:
+        for entry in self._visible(pattern, functools.partial(_is_at, place=pattern)):
+            found = True
+            yield entry
+        if wild and not found:  # as on POSIX, a name that exists is no glob
+            yield from self._visible(_fixed_root(pattern), _matcher(pattern))
+        elif not found:
             raise StorageError(f"cannot list {pattern}: there is no such object or prefix; check the spelling")
+
+    def _visible(self, root: str, matches: Callable[[str], bool]) -> Iterator[Entry]:
+        for entry in self._list_prefix(*_bucket_key(root)):
+            if matches(entry.uri) and "/." not in entry.uri.removeprefix(root.rstrip("/")):
+                yield entry
 
     def below(self, folder: str) -> Iterator[Entry]:
         bucket, key = _bucket_key(folder.rstrip("/"))
@@ -577,6 +597,10 @@ class _Body(io.RawIOBase):
             data = self._body.read(len(buffer))
             buffer[: len(data)] = data
             return len(data)
+
+    def readall(self) -> bytes:
+        with _told_s3(self._uri, "read"):
+            return bytes(self._body.read())
 
     def close(self) -> None:
         self._body.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.core.storage import Entry, store_of
+from penstock.core.storage import Entry, is_glob, store_of
 from penstock.errors import StorageError
 
 __all__ = ["listed"]
@@ -15,22 +16,28 @@ def listed(uri: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
     """The file at *uri* or those that a glob matches, whatever their names; those of a folder with one of *suffixes*.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is none, or the name of one is not UTF-8.
     """
     found, other = False, ""
-    taken = "" if _wild(uri) else suffixes
+    taken = "" if is_glob(uri) else suffixes
     for entry in store_of(uri).list(uri):
         if entry.uri.lower().endswith(taken) or entry.uri == _spelt(uri):
             found = True
-            yield entry
+            yield _named(entry)
         other = entry.uri
     if not found:
         seen = f", there are others, such as {other}; name them by a glob" if other else "; check the spelling"
         raise StorageError(f"cannot read {uri}: there is no file {_ending(taken)}{seen}")
 
 
-def _wild(uri: str) -> bool:
-    return any(mark in uri for mark in "*?[") and store_of(uri).entry(uri) is None
+def _named(entry: Entry) -> Entry:
+    """*entry*, whose name can be written into ledgers and manifests."""
+    try:
+        entry.uri.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(entry.uri).decode(errors="backslashreplace")
+        raise StorageError(f"cannot read {shown}: the name is not UTF-8; rename it") from error
+    return entry
 
 
 def _spelt(uri: str) -> str:

@@ -15,18 +15,20 @@ import pyarrow.parquet as pq
 from penstock.core.dataset import newest
 from penstock.core.nouns import Batch, Unit
 from penstock.core.storage import Entry, Uri, seekable
-from penstock.errors import PenstockError, SchemaError, SpecError, UnitError
+from penstock.errors import PenstockError, SchemaError, SpecError, StorageError, UnitError
 from penstock.sources.listing import listed
 
 __all__ = ["Parquet"]
 
 _SAMPLE_ROWS = 4096
+_QUARANTINE = "/quarantine/"
 
 
 @dataclass(frozen=True)
 class Parquet:
     """Rows of Parquet files. All files have the columns of the first one.
 
+    Of a dataset's quarantine only the files that its newest version names are read.
     A unit is a range of a file's bytes that begins with a row group and holds as many as fit into *unit_bytes*,
     one at least; the footers of smaller files are not looked at beforehand.
 
@@ -78,7 +80,7 @@ class Parquet:
     def _entries(self) -> Iterator[Entry]:
         if newest(self.uri) is not None:
             raise SchemaError(f'{self.uri} is a dataset that Penstock wrote; write use = "dataset" to read it')
-        return listed(self.uri, (".parquet",))
+        return _current(self.uri, listed(self.uri, (".parquet",)))
 
     def _ranges(self, entry: Entry) -> Iterator[tuple[int, int]]:
         if entry.size_bytes <= self.unit_bytes:
@@ -119,6 +121,24 @@ class Parquet:
 
 _SCHEMAS: dict[Parquet, pa.Schema] = {}
 """The schemas of the first files, so that a worker does not list the files again for each unit."""
+
+
+def _current(uri: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+    """*entries*; of a dataset's quarantine only those of its newest version, since others may be mended by now.
+
+    Raises:
+        StorageError: the newest version has none there.
+    """
+    root, mark, _ = f"{uri}/".rpartition(_QUARANTINE)
+    manifest = newest(root) if mark else None
+    if manifest is None:
+        yield from entries
+        return
+    bad = {name for names in manifest.parts()["bad"].to_pylist() for name in names}
+    kept = [entry for entry in entries if "quarantine/" + entry.uri.rpartition(_QUARANTINE)[2] in bad]
+    if not kept:
+        raise StorageError(f"cannot read {uri}: version {manifest.version} of {root} has no quarantined rows there")
+    yield from kept
 
 
 @contextmanager
