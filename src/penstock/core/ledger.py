@@ -123,7 +123,7 @@ class Ledger:
         committed = self._committed_records()
         with ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as pool:
             for chunk in _windows(units, 1024):
-                found = pool.map(lambda unit: self.find(unit.key) or committed(unit.key), chunk)
+                found = pool.map(lambda unit: committed(unit.key) or self.find(unit.key), chunk)
                 yield from ((unit, record) for unit, record in zip(chunk, found, strict=True) if record)
 
     def _committed_records(self) -> Callable[[str], Record | None]:

@@ -267,7 +267,7 @@ class _Worker:
     """A worker of an actor pool: opens its steps at the first unit and keeps them open."""
 
     def __init__(self, line: _Line) -> None:
-        self._line = line
+        self.line = line
         self._stack = ExitStack()
         self._transforms: list[Transform] | None = None
 
@@ -275,11 +275,11 @@ class _Worker:
         if self._transforms is None:
             try:
                 self._transforms = self._stack.enter_context(
-                    opened(self._line.assignment, self._line.first, self._line.stop)
+                    opened(self.line.assignment, self.line.first, self.line.stop)
                 )
             except PenstockError as error:
                 return envelope.outcome(Failure(envelope.unit_of(block), str(error), fatal=True))
-        return _work(self._line, self._transforms, block)
+        return _work(self.line, self._transforms, block)
 
 
 _WORKERS: dict[tuple[str, int], _Worker] = {}
@@ -288,9 +288,10 @@ _WORKERS: dict[tuple[str, int], _Worker] = {}
 
 def _task(block: pa.Table, line: _Line) -> pa.Table:
     key = (line.assignment.fingerprint + line.assignment.pipeline.sink.uri, line.first)
-    if key not in _WORKERS:
-        _WORKERS[key] = _Worker(line)
-    return _WORKERS[key](block)
+    worker = _WORKERS.get(key)
+    if worker is None or worker.line != line:  # the source's columns or a limit may be others than in the run before
+        worker = _WORKERS[key] = _Worker(line)
+    return worker(block)
 
 
 def _work(line: _Line, transforms: list[Transform], block: pa.Table) -> pa.Table:

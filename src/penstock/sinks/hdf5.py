@@ -16,7 +16,9 @@ HDF5 (``mpio``) does not read virtual datasets: there each rank opens the index 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,20 +217,50 @@ def _row_bytes(kind: npt.DTypeLike, shape: Sequence[int]) -> int:
 # --- files -----------------------------------------------------------------------------------------------
 
 
+_OPTIONS = {
+    "libver": ("v108", "v110"),
+    "alignment_threshold": _ALIGNMENT_BYTES,
+    "alignment_interval": _ALIGNMENT_BYTES,
+}
+
+
 @contextmanager
 def _created(path: Path) -> Iterator[Any]:
-    """A new file. Nobody else sees it yet, and some parallel file systems have no locks: none is taken."""
+    """A new file, made in memory and written at once.
+
+    HDF5 itself must not meet a full disk: what it could not write it tries again when objects are freed,
+    and that ends the whole process (segmentation fault, HDF5 2.0.0).
+    """
     import h5py
 
-    with h5py.File(
-        path,
-        "w",
-        libver=("v108", "v110"),
-        locking=False,
-        alignment_threshold=_ALIGNMENT_BYTES,
-        alignment_interval=_ALIGNMENT_BYTES,
-    ) as file:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", **_OPTIONS) as file:
         yield file
+    with memory.getbuffer() as data:
+        path.write_bytes(data)
+
+
+@contextmanager
+def _reserved(path: Path, size_bytes: int) -> Iterator[Any]:
+    """A new file too large for the memory; its space on the disk is taken before HDF5 writes (see `_created`)."""
+    import h5py
+
+    # Some parallel file systems have no locks, and nobody else sees this file yet: none is taken.
+    with h5py.File(path, "w", locking=False, **_OPTIONS) as file:
+        with path.open("r+b") as space:
+            try:
+                os.posix_fallocate(space.fileno(), 0, size_bytes)
+            except OSError:
+                space.truncate(0)
+                raise
+        yield file
+    os.truncate(path, _end(path))
+
+
+def _end(path: Path) -> int:
+    """Where HDF5 says that its file ends, in version 2 of its superblock (address at the top of this module)."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(36)[28:36], "little")
 
 
 @contextmanager
@@ -377,11 +409,19 @@ def compact(uri: str, target: str) -> Path:
         )
     place = Path(target).absolute()
     with publish(parent(str(place)), ".h5") as (path, upload):
-        with _created(path) as file:
+        with _reserved(path, _size_bytes(manifest)) as file:
             file.attrs.update(_about(manifest))
             _fill_columns(file, manifest)
         upload(place.name)
     return place
+
+
+def _size_bytes(manifest: Manifest) -> int:
+    """A little more than the dataset takes in one file; what is too much goes back at the end."""
+    widths = [_row_bytes(_stored(field.type), (0, *_shape(field.type))) for field in manifest.schema]
+    texts = any(_is_text(field.type) for field in manifest.schema)
+    parts = pc.sum(manifest.parts()["part_bytes"]).as_py() or 0
+    return manifest.rows * (sum(widths) + 8) + texts * parts + (len(widths) + 2) * _ALIGNMENT_BYTES
 
 
 def _fill_columns(file: Any, manifest: Manifest) -> None:

@@ -49,7 +49,7 @@ class Parquet:
         first = next(self._entries())
         with _opened(first.uri, first.etag) as file:
             found = self._chosen(file.schema_arrow.remove_metadata())
-        _SCHEMAS[self] = found
+        object.__setattr__(self, "_found", found)  # goes along to the workers, which need not list the files again
         return found
 
     def units(self) -> Iterator[Unit]:
@@ -98,7 +98,7 @@ class Parquet:
     @contextmanager
     def _agreed(self, unit: Unit) -> Iterator[tuple[pq.ParquetFile, pa.Schema]]:
         """The file of *unit*, which has the columns of the first file. Raises `UnitError`."""
-        wanted = _SCHEMAS.get(self) or self.schema()
+        wanted: pa.Schema = getattr(self, "_found", None) or self.schema()
         with _opened(unit.uri, unit.etag) as file:
             difference = _difference(file.schema_arrow, wanted)
             if difference:
@@ -117,10 +117,6 @@ class Parquet:
     @staticmethod
     def _table(table: pa.Table, schema: pa.Schema) -> pa.Table:
         return table.select(schema.names).replace_schema_metadata(None)
-
-
-_SCHEMAS: dict[Parquet, pa.Schema] = {}
-"""The schemas of the first files, so that a worker does not list the files again for each unit."""
 
 
 def _current(uri: str, entries: Iterator[Entry]) -> Iterator[Entry]:

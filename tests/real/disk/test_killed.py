@@ -1,0 +1,93 @@
+"""Processes that are killed for real: nothing is lost, nothing doubled, nothing left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from penstock.core.nouns import Pipeline, Step
+from penstock.core.reading import read_table
+from penstock.core.storage import Posix
+from penstock.core.verify import verify
+from penstock.runners.inline import Inline
+from penstock.sinks.hdf5 import Hdf5
+from penstock.sinks.parquet import Parquet
+from penstock.testing.parts import Numbers, Squares
+from penstock.testing.sinks import _VERBS
+
+SINKS = [lambda root: Hdf5(str(root), file_bytes=30_000), lambda root: Parquet(str(root), file_bytes=9000)]
+
+
+def line(sink, units: int) -> Pipeline:
+    return Pipeline("line", Numbers(units, 10), sink, (Step(Squares(bad=(5,))),))
+
+
+def in_a_child(work) -> int:
+    """Run *work* in a child process; its wait status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def dying_at(fatal: int, pipeline: Pipeline) -> None:
+    """Kill this process before storage operation number *fatal*."""
+    count = 0
+
+    def mortal(verb):
+        def doing(*args, **more):
+            nonlocal count
+            count += 1
+            if count == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return verb(*args, **more)
+
+        return doing
+
+    with mock.patch.multiple(Posix, **{verb: mortal(getattr(Posix, verb)) for verb in _VERBS}):
+        Inline().run(pipeline)
+
+
+@pytest.mark.parametrize("sink", SINKS, ids=["hdf5", "parquet"])
+def test_a_kill_before_any_operation_is_mended_by_running_again(tmp_path, sink):
+    wanted = Inline().run(line(sink(tmp_path / "whole"), 3)).manifest
+    killed = 0
+    for fatal in range(1, 1000):
+        pipeline = line(sink(tmp_path / str(fatal)), 3)
+        if in_a_child(lambda at=fatal, pipeline=pipeline: dying_at(at, pipeline)) == 0:
+            break
+        killed += 1
+        Inline().run(pipeline)
+        assert verify(pipeline.sink.uri).sha256 == wanted.sha256
+        parts = {f"parts/{path.name}" for path in Path(pipeline.sink.uri, "parts").iterdir()}
+        assert parts == set(wanted.parts()["path"].to_pylist())
+    assert killed > 30
+
+
+@pytest.mark.parametrize("sink", SINKS, ids=["hdf5", "parquet"])
+def test_killed_again_and_again_at_any_time(tmp_path, sink):
+    """Each child goes on where the one before was shot, until one comes through."""
+    pipeline, shots, chance = line(sink(tmp_path / "out"), 40), 0, random.Random(1)
+    while True:
+        child = os.fork()
+        if child == 0:
+            Inline().run(pipeline)
+            os._exit(0)
+        time.sleep(chance.uniform(0.02, 0.25) + 0.01 * shots)
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        shots += 1
+    assert shots > 0
+    assert verify(pipeline.sink.uri).version == 1
+    wanted = [x for x in range(400) if (x // 10) % 7 != 6 and x != 5]
+    assert read_table(pipeline.sink.uri)["number"].to_pylist() == wanted
