@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -54,10 +55,7 @@ class Function:
         """The hash of the module's file, since a function depends on what stands around it."""
         named = self.function.partition(":")[0]
         module = importlib.import_module(getattr(self._found(), "__module__", None) or named)
-        path = getattr(module, "__file__", None)
-        if path is None:
-            raise SpecError(f"function '{self.function}': module {module.__name__} has no file; put it into one")
-        return {self.function: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+        return {self.function: _sha256(module)}
 
     def _found(self) -> Callable[[Batch], Batch]:
         module, _, name = self.function.partition(":")
@@ -83,3 +81,11 @@ class Function:
         if not isinstance(result, pa.Table):
             raise SchemaError(f"'{self.function}' gave {type(result).__name__}, a pyarrow.Table was needed")
         return result.drop_columns([name for name in self.drops if name in result.column_names])
+
+
+@functools.cache
+def _sha256(module: ModuleType) -> str:
+    """The hash of a module's file as it was when first asked for: a file that is edited later is not what runs here."""
+    if getattr(module, "__file__", None) is None:
+        raise SpecError(f"function: module {module.__name__} has no file; put it into one")
+    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
