@@ -1,4 +1,4 @@
-"""What tests of several folders need: a real S3 server on loopback."""
+"""What tests of several folders need: patience with a busy machine, and a real S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from penstock.core import storage
+
+hypothesis.settings.register_profile("penstock", deadline=None)
+hypothesis.settings.load_profile("penstock")
 
 BUCKET = "penstock-tests"
 KEY, SECRET = "AKIDTEST", "SECRETTEST"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from penstock.core.dataset import is_promised
 from penstock.core.nouns import Licence, Pipeline, Place, Sampled, Source, Unit, Weighted
 from penstock.core.storage import store_of
-from penstock.errors import PenstockError, PlanError, SchemaError
+from penstock.errors import PlanError, SchemaError
 
 __all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "schemas"]
 
@@ -198,7 +198,7 @@ def check(pipeline: Pipeline, resources: Resources) -> Plan:
         estimated,
         terms,
         free,
-        _warnings(pipeline.source.uri, estimated, terms, resources),
+        (*_warnings(pipeline.source.uri, estimated, terms, resources), *_tight(estimated, free)),
     )
 
 
@@ -221,6 +221,16 @@ def _warnings(source: str, estimated: Estimate, terms: Sequence[Licence], resour
             f"there are {resources.memory_bytes:,}; lower unit_bytes"
         )
     return tuple(found)
+
+
+def _tight(estimated: Estimate, free: int | None) -> tuple[str, ...]:
+    """Small parts and the files that they are packed into stand side by side for a while."""
+    if free is None or estimated.bytes_out is None or 2 * estimated.bytes_out <= free:
+        return ()
+    return (
+        f"about {estimated.bytes_out:,} bytes will be written, and as much again while small parts are packed; "
+        f"{free:,} are free",
+    )
 
 
 def estimate(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
@@ -252,7 +262,7 @@ def _sample(source: Source, unit: Unit) -> tuple[pa.Table, int] | None:
         if isinstance(source, Sampled):
             return source.sample(unit)
         return (source.read(unit), unit.size_bytes) if unit.size_bytes <= _SAMPLE_BYTES else None
-    except PenstockError:
+    except Exception:  # the boundary to other people's sources
         return None
 
 

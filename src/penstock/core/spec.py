@@ -159,38 +159,51 @@ def _placed(keys: Trail, counts: dict[Trail, int], array: bool) -> Trail:
 
 
 def _read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Trail, int]]:
+    lines: dict[Trail, int] = {}
     try:
         data, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
+        _yaml_lines(name, node, (), lines)
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{name}: not YAML: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{name}: a mapping with 'pipeline' was needed, found {type(data).__name__}")
-    lines: dict[Trail, int] = {}
-    _yaml_lines(node, (), lines)
     return data, lines
 
 
-def _yaml_lines(node: Any, trail: Trail, lines: dict[Trail, int]) -> None:
-    lines.setdefault(trail, node.start_mark.line + 1)
+def _yaml_lines(name: str, node: Any, trail: Trail, lines: dict[Trail, int]) -> None:
+    """The line of each key and item; YAML itself would let the second of two equal keys win."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            lines[(*trail, key.value)] = key.start_mark.line + 1
-            _yaml_lines(value, (*trail, key.value), lines)
+            inner, line = (*trail, key.value), key.start_mark.line + 1
+            if inner in lines:
+                raise SpecError(f"{name}:{line}: '{key.value}' is given twice, first in line {lines[inner]}; keep one")
+            lines[inner] = line
+            _yaml_lines(name, value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
         for at, value in enumerate(node.value):
-            _yaml_lines(value, (*trail, at), lines)
+            lines[(*trail, at)] = value.start_mark.line + 1
+            _yaml_lines(name, value, (*trail, at), lines)
 
 
 def _change(data: dict[str, Any], dotted: str, text: str) -> None:
     *keys, last = dotted.split(".")
     place: Any = data
-    for key in keys:
-        place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        for key in keys:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+        place[int(last) if isinstance(place, list) else last] = _value(text)
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"cannot set '{dotted}': there is no such place; write keys with dots between them, and a step by its "
+            "number from 0: pipeline.NAME.step.0.model"
+        ) from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    place[int(last) if isinstance(place, list) else last] = value
+        return text
 
 
 @dataclass
@@ -304,18 +317,30 @@ def _in_order(pipelines: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
     """Sort so that each pipeline stands after those whose datasets it reads.
 
     Raises:
-        SpecError: they read each other in a circle.
+        SpecError: they read each other in a circle, or two write to one place.
     """
-    made = {pipeline.sink.uri.rstrip("/"): pipeline.name for pipeline in pipelines}
+    makers = _makers(pipelines)
     waiting, done = list(pipelines), []
     while waiting:
         names = {pipeline.name for pipeline in waiting}
-        free = [p for p in waiting if not {made[uri] for uri in _read(p) if uri in made} & (names - {p.name})]
+        free = [p for p in waiting if not {makers[uri] for uri in _read(p) if uri in makers} & names]
         if not free:
             raise SpecError(f"these pipelines read each other in a circle: {', '.join(sorted(names))}")
         done.append(free[0])
         waiting.remove(free[0])
     return tuple(done)
+
+
+def _makers(pipelines: Sequence[Pipeline]) -> dict[str, str]:
+    """Which pipeline writes to which address."""
+    makers: dict[str, str] = {}
+    for pipeline in pipelines:
+        uri = pipeline.sink.uri.rstrip("/")
+        if makers.setdefault(uri, pipeline.name) != pipeline.name:
+            raise SpecError(
+                f"the pipelines '{makers[uri]}' and '{pipeline.name}' both write to {uri}; give each its own place"
+            )
+    return makers
 
 
 def _read(pipeline: Pipeline) -> list[str]:

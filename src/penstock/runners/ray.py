@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -94,24 +95,33 @@ def _connected(runner: Ray) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        if runner.address:
-            ray.init(runner.address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            folder = stack.enter_context(_folder())
-            store = {"object_store_memory": runner.object_store_bytes} if runner.object_store_bytes else {}
-            gpus = {"num_gpus": runner.gpus} if runner.gpus >= 0 else {}
-            ray.init(
-                "local",
-                num_cpus=runner.cpus or os.cpu_count() or 1,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(folder),
-                **store,
-                **gpus,
-            )
+        how = _ours(runner, stack.enter_context(_folder())) if not runner.address else {}
+        with _hushed():
+            ray.init(runner.address or "local", log_to_driver=False, logging_level=logging.ERROR, **how)
         stack.callback(ray.shutdown)
         yield
+
+
+def _ours(runner: Ray, folder: Path) -> dict[str, Any]:
+    """The settings of a Ray of our own."""
+    store = {"object_store_memory": runner.object_store_bytes} if runner.object_store_bytes else {}
+    gpus = {"num_gpus": runner.gpus} if runner.gpus >= 0 else {}
+    cpus = runner.cpus or os.cpu_count() or 1
+    return {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(folder), **store, **gpus}
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """What C++ code writes to the standard error inside is not seen; Python's errors are raised as ever."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _quiet() -> None:

@@ -85,7 +85,8 @@ def test_an_existing_cluster_with_token_authentication(tmp_path):
     try:
         program = (
             "import sys; from penstock.runners.ray import Ray; from drive import line;"
-            f"print(Ray(address='127.0.0.1:{port}').run(line({str(tmp_path / 'out')!r}, {str(tmp_path / 'j')!r}, 5, 0)).rows)"
+            f"line = line({str(tmp_path / 'out')!r}, {str(tmp_path / 'journal')!r}, 5, 0);"
+            f"print(Ray(address='127.0.0.1:{port}').run(line).rows)"
         )
         env["PYTHONPATH"] = str(Path(__file__).parent)
         done = _retried([sys.executable, "-c", program], env, cluster)
