@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 CHAINS = HERE.parent / "examples" / "antibodies" / "chains.fasta"
-COUNT, A_UNIT, TURNS = 1600, 50, 3
+COUNT, A_UNIT, TURNS = 1000, 50, 2
 
 
 def make_data(folder: Path) -> None:

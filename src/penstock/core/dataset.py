@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.core.nouns import Part, Record, Unit
@@ -334,43 +335,52 @@ def _derive(root: str, form: Format) -> None:
 
 def _parts_table(records: Iterable[tuple[Unit, Record]], previous: Manifest | None) -> pa.Table:
     """One line a unit; parts that an earlier commit packed are found where they are now."""
-    packed = _locations(previous)
     batches: list[pa.RecordBatch] = []
     first = 0
     for chunk in _chunks(records, 4096):
-        lines = []
-        for unit, record in chunk:
-            part = record.part
-            path, offset, sha256, size = packed.get(part.sha256, (part.path, 0, part.sha256, part.size_bytes))
-            lines.append(
-                {
-                    **{name: getattr(unit, name) for name in ("uri", "etag", "start", "stop")},
-                    "unit": unit.key,
-                    "rows": part.rows,
-                    "first_row": first,
-                    "path": path,
-                    "offset": offset,
-                    "sha256": sha256,
-                    "size_bytes": size,
-                    "part_path": part.path,
-                    "part_sha256": part.sha256,
-                    "part_bytes": part.size_bytes,
-                    "bad": list(record.bad),
-                    "bad_rows": record.bad_rows,
-                }
-            )
-            first += part.rows
+        lines = [_line(unit, record) for unit, record in chunk]
+        for line in lines:
+            line["first_row"] = first
+            first += line["rows"]
         batches.append(pa.RecordBatch.from_pylist(lines, PARTS_SCHEMA))
-    return pa.Table.from_batches(batches, PARTS_SCHEMA)
+    table = pa.Table.from_batches(batches, PARTS_SCHEMA)
+    return table if previous is None else _relocated(table, previous.parts())
 
 
-def _locations(previous: Manifest | None) -> dict[str, tuple[str, int, str, int]]:
-    if previous is None:
-        return {}
-    names = ("part_sha256", "path", "offset", "sha256", "size_bytes")
-    columns = previous.parts().select(list(names)).to_pydict()
-    lines = zip(*(columns[name] for name in names), strict=True)
-    return {part: (path, offset, sha, size) for part, path, offset, sha, size in lines if part != sha}
+def _line(unit: Unit, record: Record) -> dict[str, Any]:
+    part = record.part
+    return {
+        **{name: getattr(unit, name) for name in ("uri", "etag", "start", "stop")},
+        "unit": unit.key,
+        "rows": part.rows,
+        "path": part.path,
+        "offset": 0,
+        "sha256": part.sha256,
+        "size_bytes": part.size_bytes,
+        "part_path": part.path,
+        "part_sha256": part.sha256,
+        "part_bytes": part.size_bytes,
+        "bad": list(record.bad),
+        "bad_rows": record.bad_rows,
+    }
+
+
+_PLACE = ("path", "offset", "sha256", "size_bytes")
+
+
+def _relocated(table: pa.Table, before: pa.Table) -> pa.Table:
+    """*table* with the parts that were packed in *before* where they are there."""
+    packed = before.filter(pc.not_equal(before["path"], before["part_path"]))
+    at = pc.index_in(table["part_sha256"], packed["part_sha256"].combine_chunks())
+    here = pc.is_null(at)
+    return _placed(table, {n: pc.if_else(here, table[n], packed[n].take(at)) for n in _PLACE})
+
+
+def _placed(table: pa.Table, columns: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.Table:
+    for name, column in columns.items():
+        at = PARTS_SCHEMA.get_field_index(name)
+        table = table.set_column(at, PARTS_SCHEMA.field(at), column)
+    return table
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -395,45 +405,41 @@ def _same(previous: Manifest, draft: Manifest, table: pa.Table) -> bool:
 
 def _pack(root: str, form: Format, table: pa.Table, file_bytes: int) -> pa.Table:
     """Put neighbouring small files together; deterministic in the table."""
-    changed = ("path", "offset", "sha256", "size_bytes")
-    columns = {name: table[name].to_pylist() for name in (*changed, "rows", "part_path")}
-    for group in _groups(columns, file_bytes):
-        part = _pack_group(root, form, [columns["path"][i] for i in group], sum(columns["rows"][i] for i in group))
-        offsets = np.cumsum([0, *(columns["rows"][i] for i in group)])
-        for i, offset in zip(group, offsets, strict=False):
-            columns["path"][i], columns["offset"][i] = part.path, int(offset)
-            columns["sha256"][i], columns["size_bytes"][i] = part.sha256, part.size_bytes
-    for name in changed:
-        at = PARTS_SCHEMA.get_field_index(name)
-        table = table.set_column(at, PARTS_SCHEMA.field(at), pa.array(columns[name], PARTS_SCHEMA.field(at).type))
-    return table
+    alone = pc.equal(table["path"], table["part_path"]).to_numpy()
+    pieces, at = [], 0
+    for start, stop in _groups(alone.tolist(), table["size_bytes"].to_pylist(), file_bytes):
+        pieces += [table.slice(at, start - at), _pack_group(root, form, table.slice(start, stop - start))]
+        at = stop
+    return pa.concat_tables([*pieces, table.slice(at)])
 
 
-def _groups(columns: Mapping[str, list[Any]], file_bytes: int) -> Iterator[list[int]]:
+def _groups(alone: Sequence[bool], sizes: Sequence[int], file_bytes: int) -> Iterator[tuple[int, int]]:
     """Runs of two or more neighbours that stand alone in small files, about *file_bytes* together."""
-    group: list[int] = []
-    size = 0
-    for i, (path, own, small) in enumerate(
-        zip(columns["path"], columns["part_path"], columns["size_bytes"], strict=True)
-    ):
-        alone = path == own and small < file_bytes
-        if group and (not alone or size + small > file_bytes):
-            if len(group) > 1:
-                yield group
-            group, size = [], 0
-        if alone:
-            group.append(i)
-            size += small
-    if len(group) > 1:
-        yield group
+    start = size = 0
+    for at, (single, small) in enumerate(zip(alone, sizes, strict=True)):
+        fits = single and small < file_bytes
+        if not fits or size + small > file_bytes:
+            if at - start > 1:
+                yield start, at
+            start, size = at + (not fits), 0
+        size += small * fits
+    if len(sizes) - start > 1:
+        yield start, len(sizes)
 
 
-def _pack_group(root: str, form: Format, paths: Sequence[str], rows: int) -> Part:
+def _pack_group(root: str, form: Format, group: pa.Table) -> pa.Table:
+    """The lines of *group*, whose files are one now."""
+
     def write(target: Path) -> None:
         with ExitStack() as stack:
-            form.pack([stack.enter_context(local_copy(join(root, path))) for path in paths], target)
+            paths = (join(root, path) for path in group["path"].to_pylist())
+            form.pack([stack.enter_context(local_copy(path)) for path in paths], target)
 
-    return publish_part(root, form.suffix, write, rows)
+    rows = group["rows"].to_numpy()
+    part = publish_part(root, form.suffix, write, int(rows.sum()))
+    same = {"path": part.path, "sha256": part.sha256, "size_bytes": part.size_bytes}
+    repeated = {name: pa.repeat(value, len(rows)) for name, value in same.items()}
+    return _placed(group, {**repeated, "offset": pa.array(np.cumsum(rows) - rows)})
 
 
 def _publish_table(draft: Manifest, table: pa.Table, version: int) -> Manifest:
@@ -441,7 +447,7 @@ def _publish_table(draft: Manifest, table: pa.Table, version: int) -> Manifest:
         pq.write_table(table, path, compression="zstd")
         sha256 = sha256_of(path)
         upload(f"manifests/{sha256}.parquet")
-    rows, bad = (sum(table[name].to_pylist()) for name in ("rows", "bad_rows"))
+    rows, bad = (pc.sum(table[name], min_count=0).as_py() for name in ("rows", "bad_rows"))
     return replace(draft, version=version, rows=rows, bad_rows=bad, parts_sha256=sha256)
 
 
@@ -451,10 +457,14 @@ def sweep(root: str) -> None:
     Call it when the ledger no longer speaks of the units that the newest manifest holds.
     """
     tables = [_load(root, number).parts() for number in versions(root)[-2:]]
-    named = {path for table in tables for path in table["path"].unique().to_pylist()}
-    replaced = {path for table in tables[-1:] for path in table["part_path"].to_pylist()} - named
+    if not tables:
+        return
+    named = pa.concat_tables(tables)["path"].unique()
+    replaced = pc.unique(tables[-1]["part_path"])
     there = (f"parts/{entry.uri.rsplit('/', 1)[-1]}" for entry in store_of(root).below(join(root, "parts")))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(lambda path: store_of(root).remove(join(root, path)), replaced.intersection(there)):
-            pass
+        for chunk in _chunks(there, 4096):
+            names = pa.array(chunk, pa.string())
+            useless = pc.and_not(pc.is_in(names, replaced), pc.is_in(names, named))
+            list(pool.map(lambda name: store_of(root).remove(join(root, name)), names.filter(useless).to_pylist()))
     clear_scratch(root)

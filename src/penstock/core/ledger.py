@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -56,15 +56,21 @@ class Done:
     """The keys of the units that are done: 32 bytes each, so that ten millions fit."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._keys: npt.NDArray[np.bytes_] = np.sort(np.fromiter((key[:32].encode() for key in keys), "S32"))
+        given: npt.NDArray[np.bytes_] = np.fromiter((key[:32].encode() for key in keys), "S32")
+        self._order = np.argsort(given)
+        self._keys = given[self._order]
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __contains__(self, key: str) -> bool:
+        return self.place(key) is not None
+
+    def place(self, key: str) -> int | None:
+        """Where *key* stood among the keys given, or None."""
         wanted = np.bytes_(key[:32].encode())
         at = int(np.searchsorted(self._keys, wanted))
-        return at < len(self._keys) and bool(self._keys[at] == wanted)
+        return int(self._order[at]) if at < len(self._keys) and self._keys[at] == wanted else None
 
 
 @dataclass(frozen=True)
@@ -101,15 +107,16 @@ class Ledger:
 
     def done(self) -> Done:
         """All units that are recorded here or in the newest manifest."""
-        return Done([*self._recorded(), *self._committed()])
+        return Done(chain(self._recorded(), self._committed()))
 
     def _recorded(self) -> Iterator[str]:
         for entry in store_of(self.folder).below(self.folder):
             yield entry.uri.rsplit("/", 1)[-1].removesuffix(".json")
 
-    def _committed(self) -> Iterable[str]:
+    def _committed(self) -> Iterator[str]:
         manifest = self._manifest()
-        return manifest.parts()["unit"].to_pylist() if manifest else ()
+        for chunk in manifest.parts()["unit"].chunks if manifest else ():
+            yield from chunk.to_pylist()
 
     def _manifest(self) -> Manifest | None:
         manifest = newest(self.root)
@@ -128,11 +135,14 @@ class Ledger:
 
     def _committed_records(self) -> Callable[[str], Record | None]:
         manifest = self._manifest()
-        table = manifest.parts() if manifest else None
-        rows = {key: i for i, key in enumerate(table["unit"].to_pylist())} if table is not None else {}
+        if manifest is None:
+            return lambda key: None
+        table = manifest.parts().combine_chunks()
+        done = Done(self._committed())
 
         def record(key: str) -> Record | None:
-            return _record_of(table, rows[key]) if table is not None and key in rows else None
+            row = done.place(key)
+            return None if row is None else _record_of(table, row)
 
         return record
 

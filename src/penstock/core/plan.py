@@ -139,10 +139,10 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
         need = sum(count * each for _, count, each in pools) + largest[1]
         if not need:
             continue
-        sums = [f"{who} {count} x {each:g}" for who, count, each in pools if each]
-        sums += [f"{largest[0]} {largest[1]:g}"] if largest[1] else []
-        line = f"{name}: {' + '.join(sums)} = {need:g} of {have:g} ({resources.what})"
-        if need > have:
+        sums = [f"{who} {count} x {each:,.12g}" for who, count, each in pools if each]
+        sums += [f"{largest[0]} {largest[1]:,.12g}"] if largest[1] else []
+        line = f"{name}: {' + '.join(sums)} = {need:,.12g} of {have:,.12g} ({resources.what})"
+        if need > have + 1e-9:  # three times 0.1 is more than 0.3
             raise PlanError(
                 f"{pipeline.name} would never finish: its pools and the largest task beside them need more than "
                 f"there is.\n  {line}\n  lower replicas or {name} of a place, or give the runner more"

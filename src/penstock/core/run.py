@@ -183,14 +183,30 @@ def _replayed(path: str) -> Iterator[Unit]:
 
 def _commit(assignment: Assignment, units: Callable[[], Iterator[Unit]], tally: _Tally) -> Report:
     pipeline, ledger = assignment.pipeline, assignment.ledger
-    story = _Story(pipeline.sink.uri, tally.started)
     provenance = {**_provenance(assignment), "failed_units": tally.failed}
-    manifest = pipeline.sink.commit(lambda: story.told(tally.accounted(ledger.records(units()))), provenance)
-    report = tally.report(manifest)
-    story.publish(report)
+    with publish(pipeline.sink.uri, ".parquet") as (path, upload):
+        story = _Story(path)
+        manifest = pipeline.sink.commit(lambda: story.told(tally.accounted(ledger.records(units()))), provenance)
+        report = tally.report(manifest)
+        name = _name_of(tally)
+        upload(f"{name}.parquet")
+    store_of(pipeline.sink.uri).replace(join(pipeline.sink.uri, f"{name}.json"), _facts(report, tally.started))
     ledger.sweep(units())
     sweep(pipeline.sink.uri)  # last: as long as the ledger speaks of a part, the part is there
     return report
+
+
+def _name_of(tally: _Tally) -> str:
+    """Of the files that tell of this run; runs of one process may begin in the same second."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(tally.started)) + f"{tally.started % 1:.6f}"[1:]
+    return f"runs/{stamp}-{socket.gethostname()}-{os.getpid()}"
+
+
+def _facts(report: Report, started: float) -> bytes:
+    names = ("pipeline", "runner", "units", "skipped", "rows", "bad_rows", "bad_units", "seconds")
+    where = {"host": socket.gethostname(), "cores": os.cpu_count(), "python": platform.python_version()}
+    more = {"started": started, "manifest": report.manifest.version, "machine": where}
+    return json.dumps({**{name: getattr(report, name) for name in names}, **more}, indent=1).encode()
 
 
 def _provenance(assignment: Assignment) -> dict[str, Any]:
@@ -238,39 +254,26 @@ _STORY = pa.schema(
 )
 
 
+@dataclass(frozen=True)
 class _Story:
-    """What happened, one line for each unit and step, collected while the commit goes through the records."""
+    """What happened, one line for each unit and step, written while the commit goes through the records."""
 
-    def __init__(self, root: str, started: float) -> None:
-        self._root, self._started = root, started
-        self._tables: list[pa.Table] = []
+    path: Path
 
     def told(self, records: Iterable[tuple[Unit, Record]]) -> Iterator[tuple[Unit, Record]]:
-        """The same records; their traces are kept."""
-        self._tables, lines = [], []
-        for unit, record in records:
-            lines += [_line(record, trace) for trace in record.traces]
-            if len(lines) >= 4096:
-                self._tables.append(pa.Table.from_pylist(lines, _STORY))
-                lines = []
-            yield unit, record
-        self._tables.append(pa.Table.from_pylist(lines, _STORY))
+        """The same records; their traces are kept, of the last time that this is asked."""
+        lines: list[Mapping[str, Any]] = []
+        with pq.ParquetWriter(self.path, _STORY, compression="zstd") as writer:
+            for unit, record in records:
+                lines += [_line(record, trace) for trace in record.traces]
+                if len(lines) >= _LINES_AT_ONCE:
+                    writer.write_table(pa.Table.from_pylist(lines, _STORY))
+                    lines = []
+                yield unit, record
+            writer.write_table(pa.Table.from_pylist(lines, _STORY))
 
-    def publish(self, report: Report) -> None:
-        """Write ``runs/<time>-<host>-<pid>.json`` and its table of traces."""
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._started)) + f"{self._started % 1:.6f}"[1:]
-        thousandths = int(self._started * 1000) % 1000  # runs of one process may begin in the same second
-        name = f"runs/{stamp}.{thousandths:03d}-{socket.gethostname()}-{os.getpid()}"
-        with publish(self._root, ".parquet") as (path, upload):
-            pq.write_table(pa.concat_tables(self._tables), path, compression="zstd")
-            upload(f"{name}.parquet")
-        plain = {
-            n: getattr(report, n)
-            for n in ("pipeline", "runner", "units", "skipped", "rows", "bad_rows", "bad_units", "seconds")
-        }
-        where = {"host": socket.gethostname(), "cores": os.cpu_count(), "python": platform.python_version()}
-        data = {**plain, "started": self._started, "manifest": report.manifest.version, "machine": where}
-        store_of(self._root).replace(join(self._root, f"{name}.json"), json.dumps(data, indent=1).encode())
+
+_LINES_AT_ONCE = 1 << 16
 
 
 def _line(record: Record, trace: Any) -> Mapping[str, Any]:

@@ -90,11 +90,11 @@ SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
 def test_a_field_is_found_or_its_absence_explained():
     assert field_of(SCHEMA, "b", "clean", pa.string(), pa.large_string()) == SCHEMA.field("b")
     assert field_of(SCHEMA, "a", "clean") == SCHEMA.field("a")
-    with pytest.raises(SchemaError, match="^clean needs a column 'c'; there are: a, b$"):
+    with pytest.raises(SchemaError, match=r"^clean needs a column 'c'; there are: a, b$"):
         field_of(SCHEMA, "c", "clean")
-    with pytest.raises(SchemaError, match="^clean needs a column 'c'; there are: none$"):
+    with pytest.raises(SchemaError, match=r"^clean needs a column 'c'; there are: none$"):
         field_of(pa.schema([]), "c", "clean")
-    with pytest.raises(SchemaError, match="^clean needs column 'a' as string or large_string; it is int64$"):
+    with pytest.raises(SchemaError, match=r"^clean needs column 'a' as string or large_string; it is int64$"):
         field_of(SCHEMA, "a", "clean", pa.string(), pa.large_string())
 
 

@@ -164,18 +164,13 @@ def test_a_packed_file_that_starts_with_empty_units_is_not_packed_twice(root):
     st.integers(1, 200),
 )
 def test_groups_are_runs_of_small_parts_that_stand_alone(drawn, file_bytes):
-    columns = {
-        "path": [f"p{i}" if alone else "packed" for i, (_, _, alone) in enumerate(drawn)],
-        "part_path": [f"p{i}" for i in range(len(drawn))],
-        "size_bytes": [size for _, size, _ in drawn],
-    }
-    groups = list(dataset._groups(columns, file_bytes))
-    for group in groups:
-        assert len(group) > 1
-        assert group == list(range(group[0], group[-1] + 1))
-        assert sum(drawn[i][1] for i in group) <= file_bytes
-        assert all(drawn[i][2] for i in group)
-    grouped = [i for group in groups for i in group]
+    alone, sizes = [single for _, _, single in drawn], [size for _, size, _ in drawn]
+    groups = list(dataset._groups(alone, sizes, file_bytes))
+    for start, stop in groups:
+        assert stop - start > 1
+        assert sum(sizes[start:stop]) <= file_bytes
+        assert all(alone[start:stop])
+    grouped = [i for start, stop in groups for i in range(start, stop)]
     assert grouped == sorted(set(grouped))
     for i, j in zip(range(len(drawn) - 1), range(1, len(drawn)), strict=True):
         together = drawn[i][1] + drawn[j][1] <= file_bytes and drawn[i][2] and drawn[j][2]
