@@ -94,7 +94,8 @@ def _start(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
     names = ["s3", "filer", "master", "volume"]
     given = [f"-{name}.port={port}" for name, port in zip(names, ports[:4], strict=True)]
     given += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
-    command = [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", *given]
+    command = ["setpriv", "--pdeathsig", "KILL"]  # (util-linux) so that it ends even when pytest itself is killed
+    command += [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", *given]
     command += ["-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += ["-s3.autoCreateBucket=false", "-s3.iam=false", "-master.telemetry=false"]
     command += ["-master.volumeSizeLimitMB=256", "-volume.max=50"]

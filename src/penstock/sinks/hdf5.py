@@ -50,7 +50,7 @@ class Hdf5:
 
     Attributes:
         uri: the dataset's root, a folder or ``s3://`` prefix.
-        file_bytes: small parts are packed into files of about this size at commit.
+        file_bytes: small parts are packed into files of about this size at commit; one at a time is made in memory.
         chunk_bytes: about how large the chunks of compressed columns are; each holds whole rows.
         compression: ``gzip`` is read everywhere, saves about a sixth of real embeddings, and is slow to write.
         columns: which columns are written, in this order; none means all.

@@ -91,3 +91,22 @@ def test_killed_again_and_again_at_any_time(tmp_path, sink):
     assert verify(pipeline.sink.uri).version == 1
     wanted = [x for x in range(400) if (x // 10) % 7 != 6 and x != 5]
     assert read_table(pipeline.sink.uri)["number"].to_pylist() == wanted
+
+
+@pytest.mark.parametrize("sink", SINKS, ids=["hdf5", "parquet"])
+def test_eight_processes_that_run_the_same_pipeline_make_one_dataset(tmp_path, sink):
+    """They know nothing of each other; whoever finishes first packs and sweeps under the others' feet."""
+    pipeline = line(sink(tmp_path / "out"), 20)
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            Inline().run(pipeline)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    assert verify(pipeline.sink.uri).version == 1
+    wanted = [x for x in range(200) if (x // 10) % 7 != 6 and x != 5]
+    assert read_table(pipeline.sink.uri)["number"].to_pylist() == wanted
+    parts = {f"parts/{path.name}" for path in Path(pipeline.sink.uri, "parts").iterdir()}
+    assert parts == set(verify(pipeline.sink.uri).parts()["path"].to_pylist())

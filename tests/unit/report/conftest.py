@@ -166,13 +166,23 @@ def make(root):
     return World(Spec(pipelines, None, view), embeddings, clusters)
 
 
+@contextmanager
+def installed():
+    """The parts of this file are entry points inside, as if a package had brought them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "entry_points", entries)
+        plugins.named.cache_clear()
+        yield
+    plugins.named.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(plugins, "entry_points", entries)
-    plugins.named.cache_clear()
-    try:
-        yield make(tmp_path_factory.mktemp("world"))
-    finally:
-        patch.undo()
-        plugins.named.cache_clear()
+    with installed():
+        return make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def parts_are_installed(world):
+    with installed():
+        yield

@@ -207,9 +207,9 @@ def test_a_program_that_fails_says_why(solver, published, tmp_path):
 
 
 def test_another_program_is_other_work(solver):
-    one = _identity(solver())
-    assert one == _identity(solver(tasks=2, cpus_per_task=3, time_seconds=4, folder="/elsewhere"))
-    assert one != _identity(solver(SOLVER + "# changed"))
+    one = _identity("stages", solver())
+    assert one == _identity("stages", solver(tasks=2, cpus_per_task=3, time_seconds=4, folder="/elsewhere"))
+    assert one != _identity("stages", solver(SOLVER + "# changed"))
 
 
 def test_a_program_is_written_and_read_again(solver):

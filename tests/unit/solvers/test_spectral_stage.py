@@ -82,7 +82,7 @@ def test_settings_that_make_no_sense_are_refused(options, text):
 
 def test_where_it_runs_does_not_change_what_it_is():
     def plain(stage):
-        return _identity(stage)["plain"]
+        return _identity("stages", stage)["plain"]
 
     assert plain(Spectral(ranks=3, cluster=Local("/x"), folder="/y", time_seconds=9)) == plain(Spectral())
     assert plain(Spectral(seed=1)) != plain(Spectral())
