@@ -23,10 +23,10 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTEST) tests/unit tests/contract -q
+	$(PYTEST) tests/unit tests/contract -q -n 2
 
 test: setup system check
-	$(PYTEST) tests/real tests/story tests/docs
+	$(PYTEST) tests/real tests/story tests/docs --durations=15
 
 bench: setup
 	.venv/bin/python benchmarks/$(NAME).py
