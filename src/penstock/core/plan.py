@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from importlib.util import find_spec
 from typing import Literal
 
 import pyarrow as pa
@@ -25,12 +26,18 @@ _SAMPLE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Resources:
-    """What a runner can use. *what* says whose they are, for messages."""
+    """What a runner can use.
+
+    Attributes:
+        what: whose they are, for messages.
+        here: whether the work is done on this machine, whose packages can be looked at.
+    """
 
     cpus: float
     gpus: float
     memory_bytes: int
     what: str
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,21 @@ def licences(pipeline: Pipeline) -> tuple[Licence, ...]:
     return tuple(found)
 
 
+def equip(pipeline: Pipeline) -> None:
+    """Look for the packages that the parts name in ``NEEDS``; nothing is imported.
+
+    Raises:
+        PlanError: one is not installed.
+    """
+    for part in (pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink):
+        missing = [name for name in getattr(part, "NEEDS", ()) if find_spec(name) is None]
+        if missing:
+            raise PlanError(
+                f"{pipeline.name}: {type(part).__name__.lower()} needs {', '.join(missing)}, which is not installed; "
+                "pip install 'penstock[all]', and `penstock doctor` says what else is missing"
+            )
+
+
 def check(pipeline: Pipeline, resources: Resources) -> Plan:
     """Everything that can be known before a run, or the reason why it cannot finish.
 
@@ -180,6 +202,8 @@ def check(pipeline: Pipeline, resources: Resources) -> Plan:
         PlanError, SchemaError, WeightsError, StorageError: it cannot finish, and why.
     """
     arithmetic = admit(pipeline, resources)
+    if resources.here:
+        equip(pipeline)
     line = schemas(pipeline)
     terms = licences(pipeline)
     free = store_of(pipeline.sink.uri).free_bytes(pipeline.sink.uri)

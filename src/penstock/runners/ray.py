@@ -154,7 +154,9 @@ def _cluster_resources(what: str) -> Resources:
     import ray
 
     have = ray.cluster_resources()
-    return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0), int(have.get("memory", 0)), f"Ray at {what}")
+    return Resources(
+        have.get("CPU", 0.0), have.get("GPU", 0.0), int(have.get("memory", 0)), f"Ray at {what}", here=False
+    )
 
 
 def _gpus_seen() -> float:

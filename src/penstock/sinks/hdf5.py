@@ -63,6 +63,7 @@ class Hdf5:
     columns: tuple[str, ...] = ()
 
     ASIDE = ("file_bytes",)
+    NEEDS = ("h5py",)
 
     def __post_init__(self) -> None:
         if self.chunk_bytes < 1:

@@ -55,6 +55,7 @@ class Neighbours:
     threads: int = 0
 
     ASIDE = ("threads",)
+    NEEDS = ("faiss",)
 
     def __post_init__(self) -> None:
         if self.k < 1:

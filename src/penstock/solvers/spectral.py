@@ -60,6 +60,7 @@ class Spectral:
     time_seconds: int = 0
 
     ASIDE = ("ranks", "cluster", "folder", "time_seconds")
+    NEEDS = ("h5py", "mpi4py")
 
     def __post_init__(self) -> None:
         if self.max_clusters < 2 or self.ranks < 1:

@@ -60,6 +60,7 @@ class Encode:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     ASIDE = ("batch_tokens", "threads", "device")
+    NEEDS = ("torch", "transformers", "safetensors")
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1 or self.threads < 0:

@@ -45,6 +45,8 @@ class Tokens:
     max_length: int = 0
     too_long: Literal["quarantine", "truncate"] = "quarantine"
 
+    NEEDS = ("tokenizers",)
+
     def __post_init__(self) -> None:
         if self.max_length < 0 or self.max_length in (1, 2):
             raise ValueError(

@@ -17,7 +17,9 @@ from penstock.core.dataset import promised
 from penstock.core.nouns import Licence, Pipeline, Place, Step, Unit
 from penstock.core.plan import Resources, admit, check, estimate, licences, operators, schemas
 from penstock.errors import PlanError, RowErrors, SchemaError, StorageError
+from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
+from penstock.testing.parts import Numbers
 
 TEXT = pa.schema([("text", pa.string())])
 MACHINE = Resources(8, 1, 64 << 30, "this machine")
@@ -329,3 +331,13 @@ def test_a_line_over_a_dataset_that_is_yet_to_be_made_is_checked_without_it(tmp_
     with promised({str(tmp_path / "before"): TEXT}):
         found = check(pipeline, MACHINE)
     assert (found.estimate.units, found.estimate.rows, found.warnings) == (0, None, ())
+
+
+def test_a_missing_package_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    line = Pipeline("line", Numbers(), Hdf5(str(tmp_path / "out")))
+    with pytest.raises(
+        PlanError, match=r"line: hdf5 needs h5py, which is not installed; pip install 'penstock\[all\]'"
+    ):
+        check(line, Resources(1, 0, 10**9, "this machine"))
+    assert check(line, Resources(1, 0, 10**9, "a cluster", here=False)).schemas, "a cluster has packages of its own"
