@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import measuring
@@ -104,8 +105,9 @@ def recipe(folder: Path) -> None:
             from penstock.stages.encode import Encode
             from penstock.stages.tokens import Tokens
 
-            self._tokens = Tokens(tokenizer="antiberty").open().__enter__()
-            self._encode = Encode(model="antiberty", special="exclude", threads=1).open().__enter__()
+            stages = Tokens(tokenizer="antiberty"), Encode(model="antiberty", special="exclude", threads=1)
+            self._stack = ExitStack()
+            self._tokens, self._encode = (self._stack.enter_context(stage.open()) for stage in stages)
 
         def __call__(self, batch: pa.Table) -> pa.Table:
             return self._encode(self._tokens(batch))
@@ -144,6 +146,7 @@ def main() -> None:
         def way(label: str, *calls: tuple[str, ...]) -> Callable[[], float]:
             def measure() -> float:
                 kept.setdefault(label, []).append(timed(folder, *calls))
+                print(label, kept[label][-1], flush=True)
                 return kept[label][-1]["whole"]
 
             return measure
