@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -79,50 +80,126 @@ def tend(folder: Path) -> None:
     if (folder / "cancelled").exists():
         code, why = -signal.SIGTERM, "cancelled before it started"
     else:
-        code, why = run(json.loads((folder / "record.json").read_text()))
-    ended = {"code": code, "why": why, "started": started, "ended": time.time()}
-    temporary = folder / ".exit"
+        code, why = run(folder, json.loads((folder / "record.json").read_text()))
+    write(folder / "exit", code, why, started)
+
+
+def write(path: Path, code: int, why: str, started: float) -> None:
+    """Write an exit record, whole or not at all."""
+    ended = {"code": code, "why": why, "host": socket.gethostname(), "started": started, "ended": time.time()}
+    temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(ended))
-    temporary.replace(folder / "exit")
+    temporary.replace(path)
 
 
-def run(record: dict[str, Any]) -> tuple[int, str]:
-    """Start the program and wait; its exit status, and why it was ended where that was not its own doing."""
-    try:
-        child = subprocess.Popen(record["command"], preexec_fn=_released())  # noqa: PLW1509  (one thread only)
-    except OSError as error:
-        print(f"{record['command'][0]} cannot be started: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
-        return 127, ""
-    why = _wait(child, record["time_seconds"])
-    _end_all(child)
-    return child.wait(), why
+def run(folder: Path, record: dict[str, Any]) -> tuple[int, str]:
+    """Copy what is to be copied, then run the program for each item; exit status, and why, where that is known."""
+    limit = record["time_seconds"]
+    deadline = time.monotonic() + limit if limit else float("inf")
+    for copy in record["copies"]:
+        code, why = _all([Item(folder, copy)], 1, deadline)
+        if code or why:
+            return code, why or f"{' '.join(copy)} failed"
+    count = record["items"]
+    items = [Item(folder, record["command"], number if count > 1 else None, count) for number in range(count)]
+    code, why = _all(items, record["abreast"], deadline)
+    return code, f"ended after its time limit of {limit:g} s" if why == "late" else why
 
 
-def _released() -> Any:
-    """What the child does before it becomes the program: take signals again, and end when the shepherd does."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the program leaves behind stays our descendant
+@dataclasses.dataclass
+class Item:
+    """One run of the program: *number* of *count*, or the only one."""
 
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    folder: Path
+    command: list[str]
+    number: int | None = None
+    count: int = 1
+    child: subprocess.Popen[bytes] | None = None
+    code: int | None = None
+    started: float = 0.0
 
-    return release
+    def start(self) -> None:
+        """Start it; a program that cannot be started has ended with 127, as in a shell."""
+        self.started = time.time()
+        with contextlib.ExitStack() as stack:
+            out, err = (stack.enter_context(self._file(name)) for name in ("stdout", "stderr"))
+            told = {} if self.number is None else {"PENSTOCK_ITEM": str(self.number), "PENSTOCK_ITEMS": str(self.count)}
+            try:
+                self.child = subprocess.Popen(
+                    self.command,
+                    stdout=out,
+                    stderr=err,
+                    env={**os.environ, **told},
+                    preexec_fn=_released(),  # noqa: PLW1509  (one thread only)
+                )
+            except OSError as error:
+                err.write(f"{self.command[0]} cannot be started: {error.strerror}\n".encode())
+                self._end(127)
+
+    def ended(self) -> bool:
+        """Whether it has ended; then `code` is known, and an item among several has its own record."""
+        if self.code is None and self.child is not None and (code := self.child.poll()) is not None:
+            self._end(code)
+        return self.code is not None
+
+    def _end(self, code: int) -> None:
+        self.code = code
+        if self.number is not None:
+            write(self.folder / f"exit.{self.number}", code, "", self.started)
+
+    def _file(self, name: str) -> Any:
+        return (self.folder / (name if self.number is None else f"{name}.{self.number}")).open("ab")
 
 
-def _wait(child: subprocess.Popen[bytes], limit_seconds: float) -> str:
-    deadline = time.monotonic() + limit_seconds if limit_seconds else float("inf")
-    while child.poll() is None:
+def _all(items: list[Item], abreast: int, deadline: float) -> tuple[int, str]:
+    """Run *items*, so many at once; the first exit status that is not 0, and why."""
+    waiting, running = list(reversed(items)), list[Item]()
+    why = ""
+    while (waiting or running) and not why:
+        while waiting and len(running) < abreast:
+            running.append(waiting.pop())
+            running[-1].start()
+        running = [item for item in running if not item.ended()]
+        if len(running) == abreast or (running and not waiting):
+            why = _wait(running, deadline)
+    _end_all([item.child for item in running if item.child])
+    for item in running:
+        item.ended()
+    bad = [item for item in items if item.code != 0]
+    code = next((item.code for item in bad if item.code is not None), -signal.SIGTERM if bad else 0)
+    if len(items) > 1 and bad and not why:
+        why = f"{len(bad)} of {len(items)} items failed, the first is item {bad[0].number}"
+    return code, why
+
+
+def _wait(running: list[Item], deadline: float) -> str:
+    """Until one of them has ended, or why all of them must: ``late``, or a signal."""
+    while not any(item.ended() for item in running):
         left = deadline - time.monotonic()
         if left <= 0:
-            return f"ended after its time limit of {limit_seconds} s"
+            return "late"
         got = signal.sigtimedwait(_SIGNALS, min(left, 3600.0))
         if got is not None and got.si_signo == signal.SIGTERM:
             return "ended by SIGTERM"
     return ""
 
 
-def _end_all(child: subprocess.Popen[bytes]) -> None:
+def _released() -> Any:
+    """What the child does before it becomes the program: take signals again, and end when the shepherd does."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the program leaves behind stays our descendant
+    shepherd = os.getpid()
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != shepherd:  # it was gone before the signal was asked for, which then never comes
+            os._exit(1)
+
+    return release
+
+
+def _end_all(children: list[subprocess.Popen[bytes]]) -> None:
     """End all that is left of the job: first asked, and after a while by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in _descendants():
@@ -130,7 +207,8 @@ def _end_all(child: subprocess.Popen[bytes]) -> None:
                 os.kill(pid, number)
         deadline = time.monotonic() + _GRACE_SECONDS
         while _descendants() and time.monotonic() < deadline:
-            child.poll()
+            for child in children:
+                child.poll()
             time.sleep(0.02)
 
 

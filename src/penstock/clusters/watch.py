@@ -1,0 +1,164 @@
+"""Waiting for jobs: one watcher for each cluster asks for all of them at once, however many wait.
+
+::
+
+    wait(cluster, native_id)     in any number of threads
+
+A watcher asks often while something changes and ever more rarely while nothing does. Where processes are
+many, one of them can watch for all: `use` puts another kind of watcher in the place of this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.core.nouns import Cluster, JobState, Status
+from penstock.errors import JobError
+
+__all__ = ["Threads", "Watcher", "use", "wait"]
+
+_LOG = logging.getLogger("penstock.clusters")
+_FIRST_SECONDS = 0.05
+_GROWTH = 1.3
+_LAST_SECONDS = 5.0
+
+
+class Watcher(Protocol):
+    """Waits for jobs of one cluster."""
+
+    def wait(self, native_id: str, patience_seconds: float) -> Status:
+        """The status of a job that has ended. Raises `JobError` when nothing is heard of it for so long."""
+
+
+def wait(cluster: Cluster, native_id: str, patience_seconds: float = 600.0) -> Status:
+    """Wait until a job has ended, and say how.
+
+    Raises:
+        JobError: for *patience_seconds* nothing was heard of it.
+    """
+    return _watcher_of(cluster).wait(native_id, patience_seconds)
+
+
+def use(factory: Callable[[Cluster], Watcher]) -> Callable[[Cluster], Watcher]:
+    """Have watchers made by *factory* from now on, in this process; gives the factory used before."""
+    with _lock:
+        before, _state["factory"] = _state["factory"], factory
+        _watchers.clear()
+    return before
+
+
+def _watcher_of(cluster: Cluster) -> Watcher:
+    name = repr(cluster)  # clusters are frozen data: equal ones are written alike
+    with _lock:
+        if name not in _watchers:
+            _watchers[name] = _state["factory"](cluster)
+        return _watchers[name]
+
+
+@dataclass
+class _Waiter:
+    """One who waits for a job, and what was heard of it."""
+
+    native_id: str
+    heard: float
+    status: Status = field(default_factory=lambda: Status(JobState.UNKNOWN))
+
+
+@dataclass
+class Threads:
+    """A watcher of this process: whoever waits and finds that it is time asks for all others too.
+
+    Attributes:
+        cluster: whose jobs.
+    """
+
+    cluster: Cluster
+    _waiters: list[_Waiter] = field(default_factory=list)
+    _turn: threading.Condition = field(default_factory=threading.Condition)
+    _asking: bool = False
+    _pause: float = _FIRST_SECONDS
+    _due: float = 0.0
+
+    def wait(self, native_id: str, patience_seconds: float) -> Status:
+        """See `Watcher`."""
+        waiter = _Waiter(native_id, time.monotonic())
+        with self._turn:
+            self._waiters.append(waiter)
+            self._changed()
+        try:
+            while not waiter.status.state.final:
+                self._step()
+                if waiter.status.state is JobState.UNKNOWN and time.monotonic() - waiter.heard > patience_seconds:
+                    raise _silence(waiter, patience_seconds)
+            return waiter.status
+        finally:
+            with self._turn:
+                self._waiters.remove(waiter)
+
+    def _step(self) -> None:
+        """Wait while somebody asks or it is too early; else ask for all."""
+        with self._turn:
+            left = self._due - time.monotonic()
+            if self._asking or left > 0:
+                _sleep(self._turn, 1.0 if self._asking else left)
+                return
+            self._asking = True
+            ids = list(dict.fromkeys(waiter.native_id for waiter in self._waiters if not waiter.status.state.final))
+        found: Mapping[str, Status] = {}
+        try:
+            found = self._asked(ids)
+        finally:
+            with self._turn:
+                self._asking = False
+                self._tell(found)
+
+    def _asked(self, ids: list[str]) -> Mapping[str, Status]:
+        try:
+            return self.cluster.poll(ids) if ids else {}
+        except (JobError, OSError) as error:
+            return dict.fromkeys(ids, Status(JobState.UNKNOWN, str(error)))
+
+    def _tell(self, found: Mapping[str, Status]) -> None:
+        """Tell all who wait, and say when to ask again: soon after a change, later and later without one."""
+        self._pause = min(self._pause * _GROWTH, self._longest())
+        for waiter in self._waiters:
+            status = found.get(waiter.native_id, waiter.status)
+            if status != waiter.status:
+                self._changed()
+                _LOG.info("job %s is %s %s", waiter.native_id, status.state.value, status.why)
+            if status.state is not JobState.UNKNOWN:
+                waiter.heard = time.monotonic()
+            waiter.status = status
+        self._due = time.monotonic() + self._pause
+        self._turn.notify_all()
+
+    def _changed(self) -> None:
+        self._pause = _FIRST_SECONDS
+        self._due = min(self._due, time.monotonic() + self._pause)
+        self._turn.notify_all()
+
+    def _longest(self) -> float:
+        """Six of the cluster's own intervals, where it has one."""
+        return max(_LAST_SECONDS, 6 * float(getattr(self.cluster, "poll_seconds", 0)))
+
+
+def _sleep(turn: threading.Condition, seconds: float) -> None:
+    turn.wait(seconds)
+
+
+def _silence(waiter: _Waiter, patience_seconds: float) -> JobError:
+    why = f" ({waiter.status.why})" if waiter.status.why else ""
+    return JobError(
+        f"nothing was heard of job {waiter.native_id} for {patience_seconds:g} s{why}; it may still be running. "
+        "See that the cluster answers and run again: the job is found again, not started anew"
+    )
+
+
+_lock = threading.Lock()
+_state: dict[str, Callable[[Cluster], Watcher]] = {"factory": Threads}
+_watchers: dict[str, Watcher] = {}

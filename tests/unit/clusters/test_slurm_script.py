@@ -1,0 +1,96 @@
+"""The text of batch scripts, held against files. After a change that is meant: GOLDEN=write pytest on this file."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from penstock.clusters.slurm import Slurm
+from penstock.clusters.slurm.script import batch, label, requests, shipped
+from penstock.core.nouns import Job
+
+GOLDEN = Path(__file__).with_name("golden")
+CASES = {
+    "plain": (Slurm(), Job("k1", ("solve", "job.json"), "/data/jobs/k1", "solve")),
+    "full": (
+        Slurm(
+            host="hpc", partition="c7", account="ab12", qos="long", constraint="ib&skylake", nodes=2, tasks=8,
+            cpus_per_task=4, memory="16G", gres="gpu:2", time_minutes=30.5, warn_seconds=120,
+            launcher="srun --mpi=pmix apptainer exec image.sif", dependency="afterok:12.0a1b2c3d:77",
+            prologue=("module load gcc/12", "source ~/v/bin/activate"), lines=("--exclusive", "--mail-user=a@b.c"),
+            python="/opt/py/bin/python3",
+        ),
+        Job("k2", ("prog", "a b", "$HOME", "it's", ""), "file:///data/jobs/k 2/", "Ünïcode name; rm -rf /",
+            environment={"B": "2", "A": "x 'y' $z"}),
+    ),
+    "s3": (
+        Slurm(tasks=4, workspace="$TMPDIR", copy=("aws", "s3", "cp"), time_minutes=0),
+        Job("k3", ("prog",), "s3://bucket/jobs/k3", "array", items=1000, results=("result.*", "log"),
+            inputs=(("s3://bucket/in", "data"), ("/a b", "c"))),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_script_is_what_it_was(name):
+    text = batch(*CASES[name]).replace(shipped("job"), "\n(job.sh)\n")
+    path = GOLDEN / f"{name}.sh"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bash_understands_it(name):
+    done = subprocess.run(["bash", "-n"], input=batch(*CASES[name]), text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["common", "submit", "poll", "cancel", "again", "jobs", "log", "job"])
+def test_bash_understands_what_is_shipped(name):
+    assert subprocess.run(["bash", "-n"], input=shipped(name), text=True, capture_output=True).stderr == ""
+
+
+def test_words_reach_the_program_as_they_are():
+    words = ("a b", "", "'", '"', "$HOME", "\\", "*", "ü", "a\nb")
+    text = batch(Slurm(), Job("k", words, "/f"))
+    given = text[text.index("folder=") : text.index("# --- the same for every job")]
+    done = subprocess.run(
+        ["bash", "-s"], input=given + 'printf "%s\\0" "${program[@]}"', text=True, capture_output=True
+    )
+    assert tuple(done.stdout.split("\0")[:-1]) == words
+
+
+def test_a_job_is_never_requeued_and_never_waits_for_what_cannot_come():
+    assert requests(Slurm())[:2] == ["--no-requeue", "--kill-on-invalid-dep=yes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("", "job"), ("a,b c", "a-b-c"), ("--x", "x"), ("über", "ber"), ("x" * 99, "x" * 60)]
+)
+def test_names_have_no_characters_that_slurm_splits_at(name, text):
+    assert label(Job("k", ("a",), "/f", name)) == text
+
+
+@pytest.mark.parametrize(("minutes", "line"), [(1 / 60, "--time=1"), (30, "--time=30"), (30.2, "--time=31")])
+def test_time_is_whole_minutes(minutes, line):
+    assert line in requests(Slurm(time_minutes=minutes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("tasks", 0, "tasks must be 1 or more, not 0"),
+        ("warn_seconds", -1, "warn_seconds must be 0 or more"),
+        ("partition", "a b", "partition must have no white space: 'a b'"),
+        ("lines", ("exclusive",), "lines are options of sbatch, each like \"--exclusive\", not 'exclusive'"),
+        ("lines", ("--x\nrm",), "lines are options"),
+        ("workspace", "$(rm)", "workspace is a path"),
+        ("scratch", "here", "scratch is a path from / or ~/ on the cluster, not 'here'"),
+    ],
+)
+def test_settings_that_cannot_be_meant(field, value, text):
+    with pytest.raises(ValueError) as caught:
+        Slurm(**{field: value})
+    assert text in str(caught.value)
