@@ -1,19 +1,13 @@
-"""Jobs on a cluster: how to wait for one, where it works, and a stage that runs a program of the user's."""
+"""A stage that runs a program of the user's on a cluster."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,149 +16,53 @@ import pyarrow.parquet as pq
 from penstock.clusters.local import Local
 from penstock.core.batch import tensor_column
 from penstock.core.dataset import sha256_of
-from penstock.core.nouns import Batch, Cluster, Job, JobState, Transform
+from penstock.core.nouns import Batch, Transform
 from penstock.core.plugins import ClusterField
-from penstock.core.storage import Uri
-from penstock.errors import JobError, SchemaError, UnitError
-from penstock.solvers.reference import REFERENCE, Reference, local_folder, require_reference
+from penstock.errors import SchemaError, UnitError
+from penstock.solvers.reference import REFERENCE, Reference, require_reference
+from penstock.solvers.work import Work, computed
 
-__all__ = ["Program", "column_type", "job_key", "read_result", "run_job", "work_folder"]
-
-_TAIL_LINES = 40  # two ranks that abort print twenty lines of their own
-
-
-def run_job(cluster: Cluster, job: Job, patience_seconds: float = 600.0) -> None:
-    """Submit *job* (or find it, when it was submitted before) and wait until it has ended well.
-
-    The folder of a job that failed is put aside as ``<folder>.failed``, so that the next call runs it anew.
-    For *patience_seconds* the cluster may be unable to say how the job stands.
-
-    Raises:
-        JobError: it failed, was cancelled, or nothing was heard of it.
-    """
-    native_id = cluster.submit(job)
-    state = _final_state(cluster, native_id, patience_seconds)
-    if state is not JobState.DONE:
-        raise _failed(job, native_id, state)
-
-
-def _final_state(cluster: Cluster, native_id: str, patience_seconds: float) -> JobState:
-    pause, heard = 0.05, time.monotonic()
-    while not (state := cluster.poll([native_id])[native_id]).final:
-        if state is not JobState.UNKNOWN:
-            heard = time.monotonic()
-        elif time.monotonic() - heard > patience_seconds:
-            raise JobError(
-                f"nothing was heard of job {native_id} for {patience_seconds:g} s; it may still be running. "
-                "See that the cluster answers and run again: the job is found again, not started anew"
-            )
-        time.sleep(pause)
-        pause = min(pause * 1.3, 5.0)
-    return state
-
-
-def _failed(job: Job, native_id: str, state: JobState) -> JobError:
-    folder = Path(job.folder)
-    text = (
-        f"job {native_id} {_verb(state)}: {_exit_text(folder)}\n  command: {' '.join(job.command)}"
-        f"\n  tasks: {job.tasks}\n  its files are kept in {folder}.failed; the end of its stderr:\n{_tail(folder)}"
-    )
-    _put_aside(folder)
-    return JobError(text)
-
-
-def _put_aside(folder: Path) -> None:
-    shutil.rmtree(f"{folder}.failed", ignore_errors=True)
-    folder.rename(f"{folder}.failed")
-
-
-def _verb(state: JobState) -> str:
-    return "was cancelled" if state is JobState.CANCELLED else "failed"
-
-
-def _exit_text(folder: Path) -> str:
-    try:
-        ended = json.loads((folder / "exit").read_text())
-    except (FileNotFoundError, ValueError):
-        return "it vanished without an exit status (killed, or the machine went down)"
-    why = f", {ended['why']}" if ended.get("why") else ""
-    return f"exit status {ended['code']}{why}"
-
-
-def _tail(folder: Path) -> str:
-    try:
-        lines = (folder / "stderr").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return "    (there is none)"
-    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (it is empty)"
-
-
-def job_key(*what: Any) -> str:
-    """The identity (hex) of a job over plain data: the same work has the same key, whoever submits it."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-@contextmanager
-def work_folder(root: str, key: str) -> Iterator[Path]:
-    """The folder of the job *key* below *root*, or, where that is empty, below this machine's temporary folder.
-
-    Removed when all went well. Put aside when the result was bad (`UnitError`), so that the next
-    attempt computes it anew; otherwise kept, so that the next attempt finds the job again.
-    """
-    folder = (Path(root) if root else _own_folder()) / key[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    except UnitError:
-        _put_aside(folder)
-        raise
-    shutil.rmtree(folder)
-
-
-def _own_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise JobError(f"{folder} belongs to another user; set 'folder' of the step, or TMPDIR, to a place of your own")
-    return folder / "jobs"
+__all__ = ["Program", "column_type", "read_result"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """Runs a program on a dataset, under MPI when it has more than one task.
+    """Runs a program on a dataset; how many MPI ranks it has is said by the cluster.
 
     The program is called in a folder of its own with one more argument, the path of a JSON file::
 
-        {"dataset": uri, "version": ..., "rows": ..., "sha256": ..., "result": path}
+        {"dataset": uri, "version": ..., "rows": ..., "sha256": ..., "result": path, "tasks": MPI ranks}
 
     It writes the result, one row for each row of the dataset and in their order, to ``result``: a
     Parquet file, or ``.npz`` with an array for each column.
 
+    With several items it is run once for each, as one job array. ``PENSTOCK_ITEM`` (from 0) says which: of
+    ``rows`` rows item *i* of *n* has ``[rows i // n, rows (i + 1) // n)``, and writes these to ``result``, in which
+    it puts the number in place of ``{item}``.
+
     Attributes:
-        command: program and arguments; programs on PATH, or absolute paths.
+        command: program and arguments; programs on PATH of the cluster, or absolute paths there.
         columns: the result's columns, ``{ score = "float32", place = "float32[3]" }``.
         form: of the result's file.
-        tasks: MPI ranks.
-        cpus_per_task: cores for each.
-        cluster: where it runs.
-        folder: below which it works; all machines of the cluster must see it. Empty takes the temporary folder.
-        time_seconds: it is ended after this long; 0 sets no limit.
+        items: how many slabs of rows are computed apart from each other.
+        copy_dataset: copy the dataset into the program's folder first, for programs that read no S3.
+        cluster: where it runs, and how much of it.
     """
 
     command: tuple[str, ...]
     columns: Mapping[str, str]
     form: Literal["parquet", "npz"] = "parquet"
-    tasks: int = 1
-    cpus_per_task: int = 1
+    items: int = 1
+    copy_dataset: bool = False
     cluster: ClusterField = field(default_factory=Local)
-    folder: Uri = ""
-    time_seconds: int = 0
 
-    ASIDE = ("tasks", "cpus_per_task", "cluster", "folder", "time_seconds")
+    ASIDE = ("copy_dataset", "cluster")
 
     def __post_init__(self) -> None:
         if not self.command:
             raise ValueError('command is empty; write command = ["program", "argument"]')
+        if self.items < 1:
+            raise ValueError(f"items must be 1 or more, not {self.items}")
         if not self.columns or "row" in self.columns:
             raise ValueError('columns must name what the program gives beside "row", as in { score = "float32" }')
         for kind in self.columns.values():
@@ -187,34 +85,39 @@ class Program:
 
     def _solved(self, reference: Reference) -> Batch:
         reference.manifest()
-        key = job_key(reference.plain(), self.command, dict(self.identity()), self.tasks, self.form)
-        with work_folder(self.folder, key) as folder:
-            result, config = folder / f"result.{self.form}", folder / "job.json"
-            told = {
-                **reference.plain(),
-                "dataset": str(local_folder(reference.dataset) or reference.dataset),
-                "result": str(result),
-            }
-            config.write_text(json.dumps(told, indent=1))
-            command = (*self.command, str(config))
-            run_job(
-                self.cluster,
-                Job(key, command, str(folder), self.tasks, self.cpus_per_task, time_seconds=self.time_seconds),
+        with computed(self._work(reference), self.cluster) as folder:
+            if self.items == 1:
+                return self._result(folder / f"result.{self.form}", 0, reference.rows)
+            edges = [reference.rows * item // self.items for item in range(self.items + 1)]
+            return pa.concat_tables(
+                self._result(folder / f"result.{item}.{self.form}", *edges[item : item + 2])
+                for item in range(self.items)
             )
-            return self._result(result, reference.rows)
 
-    def _result(self, path: Path, rows: int) -> Batch:
+    def _work(self, reference: Reference) -> Work:
+        what = (reference.plain(), self.command, dict(self.identity()), self.cluster.tasks, self.form, self.items)
+        told = reference.told()
+        address = str(told["dataset"])
+        result = f"result.{self.form}" if self.items == 1 else f"result.{{item}}.{self.form}"
+        told |= {"result": result, "tasks": self.cluster.tasks}
+        told |= {"dataset": "dataset"} if self.copy_dataset else {}
+        inputs = ((address, "dataset"),) if self.copy_dataset else ()
+        return Work(
+            Path(self.command[0]).name, what, self.command, told, (result.replace("{item}", "*"),), inputs, self.items
+        )
+
+    def _result(self, path: Path, start: int, stop: int) -> Batch:
         schema = self.schema(REFERENCE)
         try:
             found = read_result(path)
             columns = [
-                pa.array(np.arange(rows)),
+                pa.array(np.arange(start, stop)),
                 *(_typed(found[name], schema.field(name).type) for name in self.columns),
             ]
             return pa.table(columns, schema=schema)
         except (OSError, KeyError, ValueError, SchemaError, pa.ArrowException) as error:
             raise UnitError(
-                f"the program ended well, but its result {path.name} is not {rows} rows of "
+                f"the program ended well, but its result {path.name} is not {stop - start} rows of "
                 f"{', '.join(f'{name}: {kind}' for name, kind in self.columns.items())} ({error}); mend the program"
             ) from error
 

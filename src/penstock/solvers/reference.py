@@ -78,6 +78,10 @@ class Reference:
         """As plain data."""
         return asdict(self)
 
+    def told(self) -> dict[str, str | int]:
+        """As plain data for a program that works in another folder: `Reference` again from ``**told()``."""
+        return {**self.plain(), "dataset": str(local_folder(self.dataset) or self.dataset)}
+
 
 def local_folder(uri: str) -> Path | None:
     """The absolute path of *uri*, by which a job in its own folder finds it; None where it is no file."""

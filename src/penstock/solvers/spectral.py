@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,15 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.clusters.local import Local
-from penstock.core.batch import tensor_column, tensor_type, to_numpy
-from penstock.core.dataset import Manifest
-from penstock.core.nouns import Batch, Job, Transform
+from penstock.core.batch import tensor_column, tensor_type
+from penstock.core.nouns import Batch, Transform
 from penstock.core.plugins import ClusterField
-from penstock.core.reading import read_rows
-from penstock.core.storage import Uri
 from penstock.errors import SchemaError, UnitError
-from penstock.solvers.job import job_key, run_job, work_folder
-from penstock.solvers.reference import Reference, local_folder, require_reference
+from penstock.solvers.programs.results import found_arrays
+from penstock.solvers.reference import Reference, require_reference
+from penstock.solvers.work import Work, computed
 
 __all__ = ["Spectral"]
 
@@ -33,8 +29,7 @@ _COLUMNS = ["row", "neighbour", "similarity"]
 class Spectral:
     """Clusters the rows of a neighbours dataset.
 
-    Each rank reads its own rows of the dataset's HDF5 index. From another format or store the columns are
-    first copied into the job's folder.
+    Each rank reads its own rows by the dataset's manifest, from a path or S3.
 
     Columns: ``row``; ``cluster`` (int32), numbered as the clusters appear; ``clusters`` (int32,
     ``"row max_clusters-1"``), the same for 2, 3, ... clusters; ``coordinates`` (float32, ``"row max_clusters"``),
@@ -45,26 +40,20 @@ class Spectral:
         clusters: how many; 0 chooses, from 2 on, where the gap to the next eigenvalue is widest.
         max_clusters: the most that are tried.
         seed: of the first vectors and of k-means.
-        ranks: of the MPI program; the result does not depend on them.
-        cluster: where it runs.
-        folder: below which it works; all machines of the cluster must see it. Empty takes the temporary folder.
-        time_seconds: it is ended after this long; 0 sets no limit.
+        cluster: where it runs, and on how many MPI ranks; the result does not depend on them.
     """
 
     clusters: int = 0
     max_clusters: int = 12
     seed: int = 0
-    ranks: int = 2
     cluster: ClusterField = field(default_factory=Local)
-    folder: Uri = ""
-    time_seconds: int = 0
 
-    ASIDE = ("ranks", "cluster", "folder", "time_seconds")
+    ASIDE = ("cluster",)
     NEEDS = ("h5py", "mpi4py")
 
     def __post_init__(self) -> None:
-        if self.max_clusters < 2 or self.ranks < 1:
-            raise ValueError(f"max_clusters ({self.max_clusters}) must be 2 or more, ranks ({self.ranks}) 1 or more")
+        if self.max_clusters < 2:
+            raise ValueError(f"max_clusters must be 2 or more, not {self.max_clusters}")
         if self.clusters and not 2 <= self.clusters <= self.max_clusters:
             raise ValueError(f"clusters must be 0 or from 2 to max_clusters ({self.max_clusters}), not {self.clusters}")
 
@@ -85,16 +74,24 @@ class Spectral:
         yield lambda batch: self._solved(Reference.of(batch))
 
     def _solved(self, reference: Reference) -> Batch:
-        manifest = self._manifest(reference)
-        key = job_key(_PROGRAM, reference.plain(), self.clusters, self.max_clusters, self.seed, self.ranks)
-        with work_folder(self.folder, key) as folder:
-            config = folder / "job.json"
-            config.write_text(json.dumps(self._config(manifest, folder), indent=1))
-            command = (sys.executable, "-m", "mpi4py", "-m", _PROGRAM, str(config))
-            run_job(self.cluster, Job(key, command, str(folder), self.ranks, time_seconds=self.time_seconds))
+        with computed(self._work(reference), self.cluster) as folder:
             return _table(folder / "result.npz", reference.rows)
 
-    def _manifest(self, reference: Reference) -> Manifest:
+    def _work(self, reference: Reference) -> Work:
+        self._require(reference)
+        ranks = self.cluster.tasks
+        told = {
+            **reference.told(),
+            "ranks": ranks,
+            "clusters": self.clusters,
+            "max_clusters": self.max_clusters,
+            "seed": self.seed,
+            "result": "result.npz",
+        }
+        what = (_PROGRAM, reference.plain(), self.clusters, self.max_clusters, self.seed, ranks)
+        return Work("spectral", what, (self.cluster.python, "-m", "mpi4py", "-m", _PROGRAM), told, ("result.npz",))
+
+    def _require(self, reference: Reference) -> None:
         manifest = reference.manifest()
         if missing := set(_COLUMNS) - set(manifest.schema.names):
             raise SchemaError(
@@ -105,44 +102,9 @@ class Spectral:
             raise UnitError(
                 f"{reference.rows} rows cannot be parted into up to {self.max_clusters} clusters; lower max_clusters"
             )
-        return manifest
-
-    def _config(self, manifest: Manifest, folder: Path) -> dict[str, str | int]:
-        return {
-            "index": str(_index(manifest, folder)),
-            "sha256": manifest.sha256,
-            "rows": manifest.rows,
-            "ranks": self.ranks,
-            "clusters": self.clusters,
-            "max_clusters": self.max_clusters,
-            "seed": self.seed,
-            "result": str(folder / "result.npz"),
-        }
-
-
-def _index(manifest: Manifest, folder: Path) -> Path:
-    """A file that the ranks can open: the dataset's own index where it has one, else a copy of the columns."""
-    root = local_folder(manifest.uri)
-    return root / "index.h5" if root and manifest.format == "hdf5" else copied(manifest, folder / "index.h5")
-
-
-def copied(manifest: Manifest, path: Path) -> Path:
-    """The columns that the program reads, as one plain HDF5 file."""
-    import h5py
-
-    table = read_rows(manifest, 0, manifest.rows, _COLUMNS)
-    with h5py.File(path, "w", libver=("v108", "v110")) as file:
-        file.attrs["manifest_sha256"] = manifest.sha256
-        for name in _COLUMNS:
-            file[name] = to_numpy(table[name])
-    return path
 
 
 def _table(path: Path, rows: int) -> Batch:
-    try:
-        with np.load(path) as found:
-            columns = {name: found[name] for name in ("cluster", "clusters", "coordinates", "eigenvalues")}
-    except (OSError, KeyError, ValueError) as error:
-        raise UnitError(f"the job ended well and its result cannot be read ({error}); run again") from error
+    columns = found_arrays(path, ("cluster", "clusters", "coordinates", "eigenvalues"))
     columns["eigenvalues"] = np.tile(columns["eigenvalues"], (rows, 1))
     return pa.table({"row": np.arange(rows), **{name: tensor_column(values) for name, values in columns.items()}})

@@ -1,18 +1,19 @@
 """Small datasets, and stand-ins for a cluster and for MPI's communicator."""
 
+import contextlib
+import importlib
 import json
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from penstock.core.batch import tensor_column
 from penstock.core.dataset import newest
-from penstock.core.nouns import JobState, Record, Unit
+from penstock.core.nouns import JobState, Record, Status, Unit
 from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
 from penstock.solvers.programs import spectral
@@ -39,6 +40,12 @@ class Alone:
     def alltoall(self, values):
         return values
 
+    def allreduce(self, value, operation):
+        return value
+
+    def Alltoallv(self, sent, into):
+        into[0][...] = sent[0]
+
 
 @pytest.fixture
 def alone():
@@ -47,23 +54,32 @@ def alone():
 
 @dataclass(frozen=True)
 class Here:
-    """A cluster that runs the spectral program in this process, on one rank."""
+    """A cluster that runs a program of Penstock in this process, on one rank."""
+
+    folder: str = ""
+    tasks: int = 1
+    python: str = "python3"
+    retries: int = 0
 
     def submit(self, job):
-        config = json.loads(Path(job.command[-1]).read_text())
-        spectral.solve(spectral.Config(**{**config, "ranks": 1}), Alone())
+        program = importlib.import_module(job.command[-2])
+        with contextlib.chdir(job.folder):
+            program.solve(program.Config(**json.loads(Path(job.command[-1]).read_text())), Alone())
         return job.folder
 
     def poll(self, ids):
-        return dict.fromkeys(ids, JobState.DONE)
+        return dict.fromkeys(ids, Status(JobState.DONE))
 
     def cancel(self, native_id):
         raise AssertionError("nobody cancels here")
 
+    def again(self, native_id):
+        raise AssertionError("nothing fails here")
+
 
 @pytest.fixture
-def here():
-    return Here()
+def here(tmp_path):
+    return Here(str(tmp_path / "work"))
 
 
 @pytest.fixture
@@ -103,18 +119,15 @@ def graph_of():
 
 
 @pytest.fixture
-def solved(tmp_path, alone):
+def solved(tmp_path, alone, published, graph_of):
     """Runs the spectral program on one rank; gives its arrays."""
+    names = (f"graph-{number}" for number in count())
 
     def solve(neighbour, similarity=None, **options):
-        weights = np.ones(neighbour.shape, np.float32) if similarity is None else similarity
-        with h5py.File(tmp_path / "index.h5", "w") as file:
-            file.attrs["manifest_sha256"] = "abc"
-            file["row"], file["neighbour"], file["similarity"] = np.arange(len(neighbour)), neighbour, weights
-        plain = {"clusters": 0, "max_clusters": 6, "seed": 0, "ranks": 1, "sha256": "abc", "rows": len(neighbour)}
-        paths = {"index": str(tmp_path / "index.h5"), "result": str(tmp_path / "result.npz")}
-        spectral.solve(spectral.Config(**{**plain, **paths, **options}), alone)
-        with np.load(paths["result"]) as found:
+        (reference,) = published(graph_of(neighbour, similarity), name=next(names)).to_pylist()
+        plain = {"clusters": 0, "max_clusters": 6, "seed": 0, "ranks": 1, "result": str(tmp_path / "result.npz")}
+        spectral.solve(spectral.Config(**{**reference, **plain, **options}), alone)
+        with np.load(plain["result"]) as found:
             return dict(found)
 
     return solve

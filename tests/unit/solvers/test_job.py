@@ -1,136 +1,17 @@
 import json
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from penstock.clusters.local import Local
 from penstock.core.batch import tensor_type, to_numpy
-from penstock.core.ledger import _identity
-from penstock.core.nouns import Job, JobState
+from penstock.core.ledger import identity_of
 from penstock.core.plugins import adapter, describe
 from penstock.errors import JobError, UnitError
-from penstock.solvers import job as module
-from penstock.solvers.job import Program, column_type, job_key, run_job, work_folder
+from penstock.solvers.job import Program, column_type
 from penstock.solvers.reference import REFERENCE
-
-
-@dataclass
-class Scripted:
-    """A cluster that gives the states it is told to give."""
-
-    states: list
-    asked: int = 0
-    jobs: list = field(default_factory=list)
-
-    def submit(self, job):
-        self.jobs.append(job)
-        return "native-1"
-
-    def poll(self, ids):
-        self.asked += 1
-        return {native_id: self.states[min(self.asked, len(self.states)) - 1] for native_id in ids}
-
-    def cancel(self, native_id):
-        raise AssertionError("nobody cancels here")
-
-
-@pytest.fixture
-def pauses(monkeypatch):
-    """The pauses between polls; time goes by only in them."""
-    made = []
-    monkeypatch.setattr(module.time, "sleep", made.append)
-    monkeypatch.setattr(module.time, "monotonic", lambda: sum(made))
-    return made
-
-
-def job_in(folder):
-    folder.mkdir()
-    return Job("key", ("solve", "--fast"), str(folder), tasks=3)
-
-
-def test_waiting_backs_off_up_to_five_seconds(tmp_path, pauses):
-    cluster = Scripted([JobState.PENDING] * 10 + [JobState.RUNNING] * 30 + [JobState.DONE])
-    run_job(cluster, job_in(tmp_path / "job"))
-    assert pauses[0] == 0.05
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == 5.0
-    assert len(pauses) == 40
-
-
-def test_a_failed_job_tells_all_that_is_known(tmp_path, pauses):
-    job = job_in(tmp_path / "job")
-    (tmp_path / "job" / "exit").write_text('{"code": 9, "why": "ended after its time limit of 4 s"}')
-    (tmp_path / "job" / "stderr").write_text("".join(f"line {i}\n" for i in range(100)))
-    with pytest.raises(JobError) as caught:
-        run_job(Scripted([JobState.FAILED]), job)
-    text = str(caught.value)
-    assert text.startswith("job native-1 failed: exit status 9, ended after its time limit of 4 s\n")
-    assert "command: solve --fast" in text
-    assert "tasks: 3" in text
-    assert text.endswith("    line 98\n    line 99")
-    assert "line 60" in text
-    assert "line 59" not in text
-    assert f"its files are kept in {tmp_path}/job.failed" in text
-    assert (tmp_path / "job.failed" / "stderr").exists()
-    assert not (tmp_path / "job").exists()
-
-
-@pytest.mark.parametrize(
-    ("state", "text"),
-    [
-        (JobState.FAILED, "failed: it vanished without an exit status"),
-        (JobState.CANCELLED, "was cancelled: it vanished without an exit status"),
-    ],
-)
-def test_a_job_that_left_nothing_is_told_of_too(tmp_path, pauses, state, text):
-    with pytest.raises(JobError, match=text) as caught:
-        run_job(Scripted([state]), job_in(tmp_path / "job"))
-    assert "(there is none)" in str(caught.value)
-
-
-def test_a_second_failure_takes_the_place_of_the_first(tmp_path, pauses):
-    for text in ("first", "second"):
-        job = job_in(tmp_path / "job")
-        (tmp_path / "job" / "stderr").write_text(text)
-        with pytest.raises(JobError, match=text):
-            run_job(Scripted([JobState.FAILED]), job)
-    assert (tmp_path / "job.failed" / "stderr").read_text() == "second"
-
-
-def test_a_cluster_that_is_silent_for_a_while_is_waited_for(tmp_path, pauses):
-    states = [JobState.UNKNOWN] * 20 + [JobState.RUNNING] + [JobState.UNKNOWN] * 20 + [JobState.DONE]
-    run_job(Scripted(states), job_in(tmp_path / "job"), patience_seconds=100)
-
-
-def test_a_cluster_that_stays_silent_is_given_up_and_the_job_is_kept(tmp_path, pauses):
-    with pytest.raises(JobError, match="nothing was heard of job native-1 for 60 s; it may still be running"):
-        run_job(Scripted([JobState.UNKNOWN]), job_in(tmp_path / "job"), patience_seconds=60)
-    assert 60 < sum(pauses) < 70
-    assert (tmp_path / "job").exists()
-
-
-def test_keys_follow_from_the_work_alone():
-    assert job_key({"a": 1, "b": 2}, ("x",)) == job_key({"b": 2, "a": 1}, ("x",))
-    assert job_key({"a": 1}) != job_key({"a": 2})
-
-
-def test_a_work_folder_goes_when_all_is_well_and_stays_when_not(tmp_path):
-    with work_folder(str(tmp_path), "k" * 64) as folder:
-        assert folder == tmp_path / ("k" * 32)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyboardInterrupt), work_folder(str(tmp_path), "k"):
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["k"]
-    with pytest.raises(UnitError), work_folder(str(tmp_path), "k"):
-        raise UnitError("bad result")
-    assert [path.name for path in tmp_path.iterdir()] == ["k.failed"]
-
-
-# --- the stage -------------------------------------------------------------------------------------------
-
 
 SOLVER = """
 import json, sys
@@ -147,7 +28,7 @@ def solver(tmp_path):
     def program(text=SOLVER, **options):
         (tmp_path / "solver.py").write_text(text)
         columns = {"score": "float32", "place": "float32[3]"}
-        given = {"columns": columns, "form": "npz", "folder": str(tmp_path / "work"), **options}
+        given = {"columns": columns, "form": "npz", "cluster": Local(folder=str(tmp_path / "work")), **options}
         return Program((sys.executable, str(tmp_path / "solver.py")), **given)
 
     return program
@@ -199,6 +80,23 @@ def test_a_result_that_is_not_what_was_promised_is_refused_and_made_anew(solver,
     assert solve(solver(), reference).num_rows == 20
 
 
+ITEM = """
+import json, os, sys
+import numpy as np
+config, item, items = json.load(open(sys.argv[-1])), int(os.environ["PENSTOCK_ITEM"]), int(os.environ["PENSTOCK_ITEMS"])
+start, stop = (config["rows"] * edge // items for edge in (item, item + 1))
+result = config["result"].replace("{item}", str(item))
+np.savez(result, score=np.arange(start, stop, dtype="f4") / 2, place=np.full((stop - start, 3), item, "f4"))
+"""
+
+
+def test_slabs_that_are_computed_apart_are_put_together_in_their_order(solver, published):
+    table = solve(solver(ITEM, items=3), published(pa.table({"x": np.arange(20)})))
+    assert table["row"].to_pylist() == list(range(20))
+    assert table["score"].to_pylist() == [i / 2 for i in range(20)]
+    assert to_numpy(table["place"])[:, 0].tolist() == [0] * 6 + [1] * 7 + [2] * 7
+
+
 def test_a_program_that_fails_says_why(solver, published, tmp_path):
     with pytest.raises(JobError, match="exit status 1") as caught:
         solve(solver("raise SystemExit('the matrix is singular')"), published(pa.table({"x": [1]})))
@@ -207,13 +105,15 @@ def test_a_program_that_fails_says_why(solver, published, tmp_path):
 
 
 def test_another_program_is_other_work(solver):
-    one = _identity("stages", solver())
-    assert one == _identity("stages", solver(tasks=2, cpus_per_task=3, time_seconds=4, folder="/elsewhere"))
-    assert one != _identity("stages", solver(SOLVER + "# changed"))
+    one = identity_of("stages", solver())
+    assert one == identity_of(
+        "stages", solver(cluster=Local(tasks=2, cpus_per_task=3, time_minutes=4, folder="/elsewhere"))
+    )
+    assert one != identity_of("stages", solver(SOLVER + "# changed"))
 
 
 def test_a_program_is_written_and_read_again(solver):
-    stage = solver(tasks=2)
+    stage = solver(cluster=Local(tasks=2), items=3, copy_dataset=True)
     assert adapter(Program).validate_python(json.loads(json.dumps(describe(stage)))) == stage
 
 
@@ -221,6 +121,7 @@ def test_a_program_is_written_and_read_again(solver):
     ("options", "text"),
     [
         ({"command": (), "columns": {"a": "int8"}}, "command is empty"),
+        ({"command": ("x",), "columns": {"a": "int8"}, "items": 0}, "items must be 1 or more, not 0"),
         ({"command": ("x",), "columns": {}}, "columns must name what the program gives"),
         ({"command": ("x",), "columns": {"row": "int64"}}, 'beside "row"'),
         ({"command": ("x",), "columns": {"a": "float32[x]"}}, "is no type; write for example float32, string"),
@@ -237,11 +138,3 @@ def test_types_are_named_as_in_numpy_with_shapes_behind():
     assert column_type(" int64[3, 4] ") == tensor_type(np.int64, 3, 4)
     with pytest.raises(ValueError, match="floaty"):
         column_type("floaty")
-
-
-def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(module.os, "getuid", lambda: 12345)
-    with pytest.raises(JobError, match="belongs to another user; set 'folder' of the step, or TMPDIR"):
-        work_folder("", "k").__enter__()
-    assert Path(tmp_path / "penstock-12345").exists()

@@ -5,6 +5,7 @@ from scipy.sparse.csgraph import connected_components, laplacian
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
+from penstock.errors import DatasetError
 from penstock.solvers.neighbours import Neighbours
 from penstock.solvers.programs import rows, spectral
 
@@ -166,8 +167,8 @@ def test_another_number_of_ranks_is_refused(solved):
         solved(ring(30), ranks=3)
 
 
-def test_an_index_of_another_dataset_is_refused(solved):
-    with pytest.raises(ValueError, match="is the index of dataset abc, def was needed; run the pipeline that writes"):
+def test_a_dataset_that_is_another_by_now_is_refused(solved):
+    with pytest.raises(DatasetError, match="version 1 was to be read and version 1 is there now, with other content"):
         solved(ring(30), sha256="def")
 
 

@@ -1,19 +1,21 @@
 """How MPI programs share the rows of a dataset, and how a rank reads its own.
 
-Rank *r* of *p* has the rows ``[n r // p, n (r + 1) // p)``. Every rank opens the index with HDF5's ordinary
-driver: the parallel one cannot read virtual datasets
-(https://docs.hdfgroup.org/hdf5/v1_14/group___d_a_p_l.html).
+Rank *r* of *p* has the rows ``[n r // p, n (r + 1) // p)``. It goes by the manifest, on a file system or S3, and
+reads those files alone that hold rows of its own: each column into one piece of memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bounds", "gather_rows", "read_slab"]
+from penstock.core.reading import Check, read_arrays
+from penstock.solvers.reference import Reference
+
+__all__ = ["bounds", "gather_rows", "own_rows", "require_ranks"]
 
 Array = npt.NDArray[Any]
 
@@ -23,27 +25,39 @@ def bounds(rows: int, ranks: int) -> npt.NDArray[np.int64]:
     return rows * np.arange(ranks + 1) // ranks
 
 
-def read_slab(path: str, sha256: str, columns: Sequence[str], start: int, stop: int) -> dict[str, Array]:
-    """The rows *start* to *stop* of the index at *path*, which must be that of the dataset *sha256*.
+def require_ranks(comm: Any, tasks: int) -> None:
+    """Refuse another number of ranks than *tasks*.
 
     Raises:
-        ValueError: it is of another dataset, or some of the rows are fill values: HDF5 gives those
-            without a word where a part of a virtual dataset is missing.
+        ValueError: the launcher and the MPI library do not know each other, so that each process is alone.
     """
-    import h5py
+    if comm.size != tasks:
+        raise ValueError(
+            f"{tasks} ranks were expected and there are {comm.size}; "
+            "is mpiexec of the same MPI as the one mpi4py loads?"
+        )
 
-    with h5py.File(path, "r", locking=False) as file:
-        found = file.attrs.get("manifest_sha256")
-        if found != sha256:
-            raise ValueError(
-                f"{path} is the index of dataset {found}, {sha256} was needed; run the pipeline that writes it again"
-            )
-        if not np.array_equal(file["row"][start:stop], np.arange(start, stop)):
-            raise ValueError(
-                f"{path}: rows {start} to {stop} are not all there, so a part of the dataset is missing or damaged; "
-                "restore it, or run the pipeline that writes it again"
-            )
-        return {name: file[name][start:stop] for name in columns}
+
+def own_rows(
+    comm: Any, reference: Mapping[str, Any], columns: Sequence[str], check: Check = "sha256"
+) -> dict[str, Array]:
+    """This rank's rows of *columns*, ``"own row ..."``; collective.
+
+    Args:
+        comm: the communicator; rank 0 reads the manifest for all.
+        reference: ``dataset``, ``version``, ``rows`` and ``sha256``, as in the job's file.
+        columns: numbers or tensors of numbers.
+        check: ``sha256`` refuses a file of which any byte has changed; ``size`` one that has another length,
+            and reads at the speed of the file system.
+
+    Raises:
+        DatasetError: a file is missing or changed, the dataset was written anew, or its manifest is of a later
+            Penstock.
+        SchemaError: there is no such column, or it has no numbers.
+    """
+    manifest = comm.bcast(Reference(**reference).manifest() if comm.rank == 0 else None)
+    start, stop = bounds(manifest.rows, comm.size)[comm.rank : comm.rank + 2]
+    return read_arrays(manifest, int(start), int(stop), columns, check)
 
 
 def gather_rows(comm: Any, own: Array, rows: int) -> Array:

@@ -20,7 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from penstock.solvers.programs.rows import bounds, gather_rows, read_slab
+from penstock.solvers.programs.adjacency import symmetric
+from penstock.solvers.programs.results import write_arrays
+from penstock.solvers.programs.rows import bounds, gather_rows, own_rows, require_ranks
 
 __all__ = ["Config", "main", "solve"]
 
@@ -39,8 +41,9 @@ class Config:
     """What is to be done.
 
     Attributes:
-        index: the neighbours dataset's ``index.h5``.
-        sha256: the identity of that dataset.
+        dataset: address of the neighbours dataset.
+        version: number of its manifest.
+        sha256: its identity.
         rows: how many it has.
         ranks: how many there must be.
         clusters: 0 chooses by the eigengap.
@@ -50,7 +53,8 @@ class Config:
         dense_rows: up to so many rows the eigenvectors are found by a dense solver.
     """
 
-    index: str
+    dataset: str
+    version: int
     sha256: str
     rows: int
     ranks: int
@@ -76,11 +80,7 @@ def solve(config: Config, comm: Comm) -> None:
         ValueError: there are other ranks or rows than were expected.
         RuntimeError: the eigenvectors did not converge.
     """
-    if comm.size != config.ranks:
-        raise ValueError(
-            f"{config.ranks} ranks were expected and there are {comm.size}; "
-            "is mpiexec of the same MPI as the one mpi4py loads?"
-        )
+    require_ranks(comm, config.ranks)
     matrix = adjacency(config, comm)
     values, vectors = eigenpairs(matrix, config, comm)
     labels = all_labels(vectors, config, comm)
@@ -99,9 +99,9 @@ def adjacency(config: Config, comm: Comm) -> Sparse:
     """
     from scipy import sparse
 
-    edges = bounds(config.rows, comm.size)
-    start, stop = int(edges[comm.rank]), int(edges[comm.rank + 1])
-    found = read_slab(config.index, config.sha256, ["neighbour", "similarity"], start, stop)
+    start, stop = (int(edge) for edge in bounds(config.rows, comm.size)[comm.rank : comm.rank + 2])
+    reference = {name: getattr(config, name) for name in ("dataset", "version", "rows", "sha256")}
+    found = own_rows(comm, reference, ["neighbour", "similarity"])
     matrix = symmetric(found["neighbour"], found["similarity"], start, config.rows, comm)
     own = matrix @ np.ones(config.rows)
     lonely = np.flatnonzero(own == 0)
@@ -109,24 +109,6 @@ def adjacency(config: Config, comm: Comm) -> Sparse:
     matrix, own[lonely] = (matrix + loops).tocsr(), 1.0
     scale = 1 / np.sqrt(gather_rows(comm, own, config.rows))
     matrix.data *= np.repeat(scale[start:stop], np.diff(matrix.indptr)) * scale[matrix.indices]
-    return matrix
-
-
-def symmetric(neighbour: Labels, similarity: Floats, start: int, rows: int, comm: Comm) -> Sparse:
-    """Our rows of ``(S + S^T) / 2`` with negative similarities as 0: each edge also goes to the rank of its end."""
-    from scipy import sparse
-
-    if ((neighbour < 0) | (neighbour >= rows)).any() or not np.isfinite(similarity).all():
-        raise ValueError(f"rows from {start} on have fill values in place of neighbours; a part is missing or damaged")
-    ours = np.repeat(np.arange(start, start + len(neighbour)), neighbour.shape[1])
-    theirs, weight = neighbour.ravel(), similarity.ravel().astype(np.float64).clip(0) / 2
-    owner = np.searchsorted(bounds(rows, comm.size)[1:-1], theirs, side="right")
-    sent = [(theirs[owner == rank], ours[owner == rank], weight[owner == rank]) for rank in range(comm.size)]
-    parts = [(ours, theirs, weight), *comm.alltoall(sent)]
-    to, other, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
-    matrix = sparse.csr_matrix((weights, (to - start, other)), (len(neighbour), rows))
-    matrix.sum_duplicates()  # sorts too, so that products add up in one order whatever the ranks
-    matrix.eliminate_zeros()
     return matrix
 
 
@@ -291,20 +273,16 @@ def by_appearance(labels: Labels) -> Labels:
 
 
 def write(config: Config, values: Floats, vectors: Floats, labels: Labels | None, chosen: int) -> None:
-    """All arrays into one file that appears under its name when it is whole."""
+    """What was found, for the stage."""
     assert labels is not None
     count = config.max_clusters
-    target = Path(config.result)
-    temporary = target.with_name(f".{target.name}")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            cluster=labels[:, chosen - 2].astype(np.int32),
-            clusters=labels.astype(np.int32),
-            coordinates=vectors[:, :count].astype(np.float32),
-            eigenvalues=values[:count].astype(np.float32),
-        )
-    temporary.replace(target)
+    arrays = {
+        "cluster": labels[:, chosen - 2].astype(np.int32),
+        "clusters": labels.astype(np.int32),
+        "coordinates": vectors[:, :count].astype(np.float32),
+        "eigenvalues": values[:count].astype(np.float32),
+    }
+    write_arrays(config.result, arrays)
 
 
 if __name__ == "__main__":

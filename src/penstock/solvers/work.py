@@ -1,0 +1,200 @@
+"""Work on a cluster: what is to be computed, the folder where it happens, and how to wait for its job.
+
+::
+
+    <cluster's folder>/<key of the work>/current           the name of the folder in use
+    <cluster's folder>/<key of the work>/<name>/job.json   what the program is told; stdout, stderr, exit, results
+
+The name is made afresh when the work begins and is part of the job's key. So work that was finished, and
+whose folder is gone, is computed when it is asked for again, though the scheduler remembers its job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from penstock.clusters.local import own_folder
+from penstock.clusters.watch import wait
+from penstock.core.nouns import Cluster, Job, JobState, Status
+from penstock.core.storage import Posix, download, join, store_of
+from penstock.errors import JobError, UnitError
+
+__all__ = ["Work", "computed", "job_key", "run_job"]
+
+_TAIL_LINES = 40  # two ranks that abort print twenty lines of their own
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed by a program.
+
+    Attributes:
+        name: what people see in lists of jobs.
+        what: plain data that tells this work from all other.
+        command: program and arguments; the path of ``job.json`` is added.
+        told: what ``job.json`` holds.
+        results: names or globs of the files that the program leaves in its working folder.
+        inputs: addresses, and the names under which they are copied into the working folder first.
+        items: how often the program is run.
+        files: small data files by name, put beside ``job.json`` first.
+    """
+
+    name: str
+    what: tuple[Any, ...]
+    command: tuple[str, ...]
+    told: Mapping[str, Any]
+    results: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...] = ()
+    items: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@contextmanager
+def computed(work: Work, cluster: Cluster) -> Iterator[Path]:
+    """A local folder with the results, once the job has ended well; everything is removed at the exit.
+
+    What was begun by another process, or by this one before it was killed, is found again. A result that
+    the block refuses (`UnitError`) is put aside, so that the next attempt computes it anew.
+
+    Raises:
+        JobError: the job failed, was cancelled, or nothing was heard of it.
+    """
+    root = join(_folder_of(cluster), job_key(*work.what)[:32])
+    store = store_of(root)
+    store.create(join(root, "current"), uuid.uuid4().hex[:12].encode())
+    name = (store.read(join(root, "current")) or b"").decode()
+    folder = join(root, name)
+    for file, data in work.files.items():
+        store.replace(join(folder, file), data)
+    store.replace(join(folder, "job.json"), json.dumps(work.told, indent=1).encode())
+    run_job(cluster, _job(work, folder, name))
+    try:
+        with _fetched(folder, work.results) as here:
+            yield here
+    except UnitError:
+        store.remove(join(root, "current"))
+        raise
+    _remove(root)
+
+
+def _job(work: Work, folder: str, name: str) -> Job:
+    command = (*work.command, "job.json")
+    inputs = (*work.inputs, *_carried(work, folder))
+    return Job(
+        job_key(*work.what, name), command, folder, work.name, work.items, inputs, work.results, work.environment
+    )
+
+
+def _carried(work: Work, folder: str) -> tuple[tuple[str, str], ...]:
+    """The files beside ``job.json`` as inputs, where the program does not work in *folder* itself."""
+    return () if isinstance(store_of(folder), Posix) else tuple((join(folder, name), name) for name in work.files)
+
+
+@contextmanager
+def _fetched(folder: str, results: tuple[str, ...]) -> Iterator[Path]:
+    """A folder of this machine with the files of *folder* that *results* name."""
+    store = store_of(folder)
+    if isinstance(store, Posix):
+        yield Path(folder.removeprefix("file://"))
+        return
+    with tempfile.TemporaryDirectory(prefix="penstock-") as here:
+        for entry in store.below(folder):
+            name = entry.uri.removeprefix(folder).lstrip("/")
+            if any(fnmatch(name, result) for result in results):
+                download(entry.uri, Path(here) / name)
+        yield Path(here)
+
+
+def _remove(root: str) -> None:
+    """First the pointer: work of which only a part is left has not begun."""
+    store = store_of(root)
+    store.remove(join(root, "current"))
+    if isinstance(store, Posix):
+        shutil.rmtree(root.removeprefix("file://"), ignore_errors=True)
+    else:
+        for entry in list(store.below(root)):
+            store.remove(entry.uri)
+
+
+def _folder_of(cluster: Cluster) -> str:
+    return cluster.folder or private(own_folder())
+
+
+def private(folder: str) -> str:
+    """Make *folder* and the one above it, which is this user's alone, in the machine's temporary folder.
+
+    Raises:
+        JobError: somebody else was there first.
+    """
+    above = Path(folder).parent
+    above.mkdir(mode=0o700, exist_ok=True)
+    if above.stat().st_uid != os.getuid():
+        raise JobError(
+            f"{above} belongs to another user; set 'folder' of the cluster, or TMPDIR, to a place of your own"
+        )
+    return folder
+
+
+def job_key(*what: Any) -> str:
+    """The identity (hex) of a job over plain data: the same work has the same key, whoever submits it."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+# --- waiting ---------------------------------------------------------------------------------------------
+
+
+def run_job(cluster: Cluster, job: Job, patience_seconds: float = 600.0) -> None:
+    """Submit *job* (or find it, when it was submitted before) and wait until it has ended well.
+
+    A failure that was none of its own is tried again up to ``cluster.retries`` times. A job that failed is put
+    aside, so that the next call runs it anew. For *patience_seconds* the cluster may be unable to say how it stands.
+
+    Raises:
+        JobError: it failed, was cancelled, or nothing was heard of it.
+    """
+    while True:
+        native_id = cluster.submit(job)
+        status = wait(cluster, native_id, patience_seconds)
+        if status.state is JobState.DONE:
+            return
+        error = _failed(job, native_id, status)
+        cluster.again(native_id)
+        if not status.passing or status.attempt > cluster.retries:
+            raise error
+
+
+def _failed(job: Job, native_id: str, status: Status) -> JobError:
+    verb = "was cancelled" if status.state is JobState.CANCELLED else "failed"
+    attempt = f" (attempt {status.attempt})" if status.attempt > 1 else ""
+    return JobError(
+        f"job {native_id} {verb}{attempt}: {status.why or 'the cluster does not say why'}"
+        f"\n  command: {' '.join(job.command)}"
+        f"\n  its files are kept below {job.folder}; the end of its stderr:\n{_tail(job)}"
+    )
+
+
+def _tail(job: Job) -> str:
+    """Of the job, or of the first of its items that failed."""
+    suffix = next((f".{item}" for item in range(job.items) if _code(job, f".{item}")), "") if job.items > 1 else ""
+    text = store_of(job.folder).read(join(job.folder, f"stderr{suffix}"))
+    if text is None:
+        return "    (there is none)"
+    lines = text.decode(errors="replace").splitlines()
+    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (it is empty)"
+
+
+def _code(job: Job, suffix: str) -> int:
+    found = store_of(job.folder).read(join(job.folder, f"exit{suffix}"))
+    return int(json.loads(found)["code"]) if found else 0
