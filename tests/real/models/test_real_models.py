@@ -18,7 +18,7 @@ from penstock.stages.extract import Extract
 from penstock.stages.tokens import Tokens
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-LOADED = [name for name, entry in CATALOGUE.items() if entry.folder]
+LOADED = [name for name, entry in CATALOGUE.items() if entry.tokenizer]
 
 
 def through(batch, *stages):
