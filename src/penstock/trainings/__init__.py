@@ -1,0 +1,1 @@
+"""What is learned from a dataset: tables and models."""
