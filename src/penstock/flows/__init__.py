@@ -1,0 +1,1 @@
+"""Flow physics on arrays: operators, a reference solver, statistics."""

@@ -1,0 +1,1 @@
+"""File formats of solvers: bytes and text to arrays and back, without a solver."""

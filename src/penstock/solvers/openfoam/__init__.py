@@ -1,0 +1,1 @@
+"""OpenFOAM: cases, running them, and fields that flow into running solvers."""

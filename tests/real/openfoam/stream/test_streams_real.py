@@ -1,0 +1,145 @@
+"""Streams of a pipeline file into a running OpenFOAM: rows by one process and by Ray, killed and not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from penstock.core import spec
+from penstock.core.streaming import runs
+from penstock.errors import SchemaError
+from penstock.formats.openfoam import read_case_field, times
+from penstock.runners.inline import Inline
+from penstock.runners.ray import Ray
+
+FILE = """
+[stream.flow]
+source = {{ use = "seeds", count = 40, unit_rows = 1 }}
+into = {{ use = "inlet", case = "{case}", uri = "run", column = "velocity", {more} }}
+
+[[stream.flow.step]]
+use = "kolmogorov"
+resolution = 16
+spin_up_seconds = 0.2
+snapshots = 2
+every_seconds = 0.1
+place = {{ kind = "actor", replicas = [2, 2], cpus = 0.5 }}
+
+[pipeline.back]
+source = {{ use = "fields", uri = "run", columns = {{ velocity = "U" }}, times = "later" }}
+sink = {{ use = "parquet", uri = "back" }}
+"""
+SWEEP = "sweep = { speed = 1.0, box = 0.25, scale = 0.1, wall = 0.2 }"
+
+
+@pytest.fixture
+def file(channel, tmp_path):
+    """Writes a pipeline file into a folder of its own."""
+
+    def write(name, more=SWEEP, **case):
+        path = tmp_path / name / "flow.toml"
+        path.parent.mkdir()
+        path.write_text(FILE.format(case=channel(f"case-{name}", **case), more=more))
+        return path
+
+    return write
+
+
+def velocity(folder):
+    last = max(times(folder), key=float)
+    return float(last), read_case_field(folder, last, "U").internal
+
+
+def streamed(path, runner, said):
+    runner.stream(spec.load(path).streams[0], said.append)
+    return velocity(path.parent / "run")
+
+
+def test_ray_feeds_what_one_process_feeds_and_the_fields_come_back(file):
+    said = []
+    time_, alone = streamed(file("alone"), Inline(), said)
+    assert time_ == pytest.approx(0.3)
+    told = said[-1]
+    assert (told["solver_time"], told["end_time"], told["planes"]) == (pytest.approx(0.3), 0.3, 60)
+    assert told["planes_per_second"] > 0
+    assert told["generator_waited_seconds"] > 0
+    assert told["first_plane_seconds"] > 0
+    assert told["solver_waited_seconds"] > 0
+    ray = Ray(object_store_bytes=100_000_000)
+    fed = file("ray")
+    with ray.session():
+        assert np.array_equal(streamed(fed, ray, [])[1], alone)
+    (noted,) = runs(str(fed.parent / "run"))
+    assert (noted["runner"], noted["ended"], noted["told"]["planes"]) == ("ray", True, 60)
+    assert np.abs(alone[:, 1]).max() > 1e-3, "the inlet's turbulence is in the channel"
+    path = file("back")
+    streamed(path, Inline(), [])
+    report = Inline().run(spec.load(path).pipeline("back"))
+    assert report.rows == len(times(path.parent / "run")) - 1
+    again = []
+    streamed(path, Inline(), again)
+    assert not again, "a run that is done is not done again"
+
+
+@pytest.fixture
+def channel(channel):
+    def make(name, steps=60, nx=8, ny=6, write_every=10):
+        return channel(name, nx=nx, ny=ny, steps=steps, write_every=write_every)
+
+    return make
+
+
+def test_a_driver_that_was_killed_goes_on_to_the_same_bits(file):
+    whole = streamed(file("whole", steps=200), Inline(), [])[1]
+    path = file("killed", steps=200)
+    command = [sys.executable, "-m", "penstock", "run", str(path), "--only", "flow"]
+    for step in (0.2, 0.5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (path.parent / "run" / f"{step:g}").exists():
+                os.killg(process.pid, signal.SIGKILL) if False else os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert process.wait() in (-signal.SIGKILL, 0)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "flow: the solver has ended" in done.stdout
+    end, found = velocity(path.parent / "run")
+    assert end == pytest.approx(1.0)
+    assert np.array_equal(found, whole)
+
+
+def test_an_actor_that_was_killed_makes_its_rows_again(file):
+    whole = streamed(file("whole", steps=200), Inline(), [])[1]
+    path, killed = file("lost", steps=200), []
+
+    def kill(_):
+        """The first maker that is seen, once the solver has done some steps."""
+        if not killed and (path.parent / "run" / "0.1").exists():
+            ours = {child.pid for child in psutil.Process().children(recursive=True)}
+            ours = [one for one in psutil.process_iter(["cmdline"]) if one.pid in ours]
+            makers = [one for one in ours if "ray::_Maker" in str(one.info["cmdline"])]
+            makers[0].kill()
+            killed.append(makers[0].pid)
+
+    ray = Ray(object_store_bytes=100_000_000)
+    ray.stream(spec.load(path).streams[0], kill)
+    assert killed
+    assert np.array_equal(velocity(path.parent / "run")[1], whole)
+
+
+def test_what_cannot_be_fed_is_refused_before_the_solver_starts(file, tmp_path):
+    path = file("planes", more='patch = "inlet"')
+    found = spec.load(path, {"stream.flow.into.column": "seed"}).streams[0]
+    with pytest.raises(SchemaError, match="flow, solver: inlet needs a column 'seed' of planes, tensors"):
+        Inline().stream(found, print)
+    assert not (path.parent / "run" / "system").exists()
+    lost = spec.load(path, {"stream.flow.into.case": str(tmp_path / "nowhere")}).streams[0]
+    with pytest.raises(SchemaError, match="is no OpenFOAM case: system/controlDict not found"):
+        Inline().stream(lost, print)
