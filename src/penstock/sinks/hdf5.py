@@ -19,7 +19,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,11 +31,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.core.batch import field_of, pick, to_numpy
+from penstock.core.batch import field_of, to_numpy
 from penstock.core.dataset import Format, Manifest, commit, draft, existing, publish_part, sha256_of
 from penstock.core.nouns import Batch, Part, Records, Unit
 from penstock.core.storage import Posix, Uri, join, local_copy, parent, publish, store_of
-from penstock.errors import DatasetError, RowErrors, SchemaError
+from penstock.errors import DatasetError, SchemaError
+from penstock.sinks.columns import fill, is_text, note, refuse, refuse_nulls, refuse_type, row_bytes, shape_of
 
 __all__ = ["Hdf5", "compact"]
 
@@ -83,15 +84,20 @@ class Hdf5:
         _refuse_rows(batch, chosen)
         return publish_part(self.uri, ".h5", lambda path: self._write(chosen, path), batch.num_rows)
 
+    @staticmethod
+    def finish(manifest: Manifest) -> None:
+        """Make the index of a dataset, also of one that was copied here."""
+        _index(manifest)
+
     def commit(self, records: Records, provenance: Mapping[str, Any]) -> Manifest:
         """Pack small parts, publish the manifest, and index it."""
-        form = Format(".h5", self._pack, _index)
+        form = Format(".h5", self._pack, self.finish)
         return commit(draft(self.uri, "hdf5", provenance), form, records, self.file_bytes)
 
     def _write(self, batch: Batch, path: Path) -> None:
         with _created(path) as file:
             for field in batch.schema:
-                dataset = self._column(file, field.name, _stored(field.type), (batch.num_rows, *_shape(field.type)))
+                dataset = self._column(file, field.name, _stored(field.type), (batch.num_rows, *shape_of(field.type)))
                 if batch.num_rows:
                     dataset[...] = _values(batch[field.name])
             if "row" not in batch.schema.names:
@@ -114,13 +120,13 @@ class Hdf5:
         """An empty column: in one piece, or in compressed chunks of whole rows."""
         options: dict[str, Any] = {}
         if self.compression != "none" and shape[0]:
-            rows = max(1, min(shape[0], self.chunk_bytes // _row_bytes(kind, shape)))
+            rows = max(1, min(shape[0], self.chunk_bytes // row_bytes(kind, shape)))
             options = {"chunks": (rows, *shape[1:]), "compression": "gzip", "compression_opts": 1, "shuffle": True}
         return file.create_dataset(name, shape, kind, track_times=False, **options)
 
     def _rows_of(self, column: Any) -> int:
         """How many rows are copied at a time: whole chunks, so that each is compressed once."""
-        chunk = max(1, self.chunk_bytes // _row_bytes(column.dtype, column.shape))
+        chunk = max(1, self.chunk_bytes // row_bytes(column.dtype, column.shape))
         return chunk * max(1, _SLAB_BYTES // self.chunk_bytes)
 
     def _number(self, file: Any, rows: int) -> None:
@@ -135,44 +141,12 @@ class Hdf5:
 def _check(field: pa.Field) -> None:
     if "/" in field.name or field.name in ("", "."):
         raise SchemaError(f"the hdf5 sink cannot call a dataset '{field.name}'; rename the column, without '/'")
-    if field.name == "row" and field.type != pa.int64():
-        raise SchemaError(f"column 'row' is {field.type}; the hdf5 sink needs it as int64, or under another name")
-    if remedy := _remedy(field.type):
-        raise SchemaError(
-            f"the hdf5 sink cannot hold column '{field.name}' of type {field.type}; {remedy}, "
-            "or choose the others by 'columns'"
-        )
-
-
-def _remedy(kind: pa.DataType) -> str | None:
-    """What to do about a type that cannot be held; None when it can."""
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return None if _is_number(kind.value_type) else f"make it a tensor of numbers, not of {kind.value_type}"
-    if _is_number(kind) or pa.types.is_boolean(kind) or _is_text(kind):
-        return None
-    return next((remedy for matches, remedy in _REMEDIES if matches(kind)), "cast it to numbers, a tensor or text")
-
-
-_REMEDIES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
-    (pa.types.is_nested, "solvers need one shape for all rows: make it a fixed_shape_tensor, pad ragged lists"),
-    (pa.types.is_temporal, "cast it to int64, and say in its name from when it counts and in what unit"),
-    (pa.types.is_decimal, "cast it to float64"),
-    (pa.types.is_dictionary, "cast it to what its dictionary holds"),
-    (pa.types.is_fixed_size_binary, "bfloat16 and the like are opaque to solvers: cast it to float32 or float16"),
-)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    refuse_type(field, "hdf5")
 
 
 def _stored(kind: pa.DataType) -> Any:
     """How a column's values are stored."""
-    if _is_text(kind):
+    if is_text(kind):
         import h5py
 
         return h5py.string_dtype()
@@ -181,12 +155,8 @@ def _stored(kind: pa.DataType) -> Any:
     return np.dtype((kind.value_type if isinstance(kind, pa.FixedShapeTensorType) else kind).to_pandas_dtype())
 
 
-def _shape(kind: pa.DataType) -> tuple[int, ...]:
-    return tuple(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else ()
-
-
 def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    if _is_text(column.type):
+    if is_text(column.type):
         return np.array(column.to_pylist(), object)
     return to_numpy(column)
 
@@ -194,25 +164,12 @@ def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 def _refuse_rows(batch: Batch, chosen: Batch) -> None:
     """HDF5 has no nulls, and its text ends at a zero byte."""
     reasons = [""] * batch.num_rows
+    refuse_nulls(reasons, chosen, "HDF5")
     for name in chosen.schema.names:
-        column = chosen[name]
-        if column.null_count:
-            _note(reasons, pc.is_null(column), f"column '{name}' is null, which HDF5 cannot say; fill it in a stage")
-        if _is_text(column.type):
-            _note(reasons, pc.match_substring(column, "\0"), f"column '{name}' has a zero byte, where HDF5 text ends")
-    keep = np.array([not reason for reason in reasons], bool)
-    if not keep.all():
-        good, bad = pick(batch, keep)
-        raise RowErrors(good, bad, [reason for reason in reasons if reason])
-
-
-def _note(reasons: list[str], bad: pa.ChunkedArray, text: str) -> None:
-    for at in np.flatnonzero(pc.fill_null(bad, False).to_numpy()):
-        reasons[at] = reasons[at] or text
-
-
-def _row_bytes(kind: npt.DTypeLike, shape: Sequence[int]) -> int:
-    return max(1, np.dtype(kind).itemsize * int(np.prod(shape[1:], dtype=np.int64)))
+        if is_text(chosen[name].type):
+            zero = pc.match_substring(chosen[name], "\0")
+            note(reasons, zero, f"column '{name}' has a zero byte, where HDF5 text ends")
+    refuse(batch, reasons)
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -340,13 +297,6 @@ def _about(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _fill(kind: npt.DTypeLike) -> Any:
-    """The value that says "a part is missing here": NaN, -1, or the largest unsigned number."""
-    exact = np.dtype(kind)
-    value = np.iinfo(exact).max if exact.kind == "u" else np.nan if exact.kind == "f" else -1
-    return np.array(value, exact)[()]
-
-
 def _index(manifest: Manifest) -> None:
     """Make ``index.h5`` for *manifest*, unless it is there already."""
     if not isinstance(store_of(manifest.uri), Posix):
@@ -355,7 +305,7 @@ def _index(manifest: Manifest) -> None:
     with local_copy(join(manifest.uri, "index.h5")) as standing:
         if standing.exists() and _indexes(standing, about):
             return
-    fields = {f.name: (_stored(f.type), _shape(f.type)) for f in manifest.schema if not _is_text(f.type)}
+    fields = {f.name: (_stored(f.type), shape_of(f.type)) for f in manifest.schema if not is_text(f.type)}
     runs = list(_runs(manifest))
     with publish(manifest.uri, ".h5") as (path, upload):
         with _created(path) as file:
@@ -386,7 +336,7 @@ def _virtual(file: Any, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], 
     for run in runs:
         source = h5py.VirtualSource(run.path, name, (lengths[run.path], *shape[1:]), kind)
         layout[run.first : run.first + run.stop - run.start] = source[run.start : run.stop]
-    file.create_virtual_dataset(name, layout, _fill(kind))
+    file.create_virtual_dataset(name, layout, fill(kind))
 
 
 def compact(uri: str, target: str) -> Path:
@@ -419,15 +369,15 @@ def compact(uri: str, target: str) -> Path:
 
 def _size_bytes(manifest: Manifest) -> int:
     """A little more than the dataset takes in one file; what is too much goes back at the end."""
-    widths = [_row_bytes(_stored(field.type), (0, *_shape(field.type))) for field in manifest.schema]
-    texts = any(_is_text(field.type) for field in manifest.schema)
+    widths = [row_bytes(_stored(field.type), (0, *shape_of(field.type))) for field in manifest.schema]
+    texts = any(is_text(field.type) for field in manifest.schema)
     parts = pc.sum(manifest.parts()["part_bytes"]).as_py() or 0
     return manifest.rows * (sum(widths) + 8) + texts * parts + (len(widths) + 2) * _ALIGNMENT_BYTES
 
 
 def _fill_columns(file: Any, manifest: Manifest) -> None:
     for field in manifest.schema:
-        file.create_dataset(field.name, (manifest.rows, *_shape(field.type)), _stored(field.type))
+        file.create_dataset(field.name, (manifest.rows, *shape_of(field.type)), _stored(field.type))
     for run in _runs(manifest):
         with _sound(manifest, run) as part:
             for field in manifest.schema:
@@ -449,7 +399,7 @@ def _sound(manifest: Manifest, run: _Run) -> Iterator[Any]:
 
 
 def _copy(source: Any, target: Any, run: _Run) -> None:
-    step = max(1, _SLAB_BYTES // _row_bytes(source.dtype, source.shape))
+    step = max(1, _SLAB_BYTES // row_bytes(source.dtype, source.shape))
     for start in range(run.start, run.stop, step):
         stop = min(start + step, run.stop)
         first = run.first + start - run.start

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from penstock.core.storage import Entry, is_glob, store_of
 from penstock.errors import StorageError
 
-__all__ = ["listed"]
+__all__ = ["begun_alike", "below", "listed", "spelt"]
 
 
 def listed(uri: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
@@ -21,7 +22,7 @@ def listed(uri: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
     found, other = False, ""
     taken = "" if is_glob(uri) else suffixes
     for entry in store_of(uri).list(uri):
-        if entry.uri.lower().endswith(taken) or entry.uri == _spelt(uri):
+        if entry.uri.lower().endswith(taken) or entry.uri == spelt(uri):
             found = True
             yield _named(entry)
         other = entry.uri
@@ -40,9 +41,21 @@ def _named(entry: Entry) -> Entry:
     return entry
 
 
-def _spelt(uri: str) -> str:
+def spelt(uri: str) -> str:
     """*uri* as its store spells it."""
     return uri if uri.startswith("s3://") else str(Path(uri.removeprefix("file://")).expanduser())
+
+
+def below(uri: str, root: str) -> str:
+    """*uri* from where it leaves *root*, which may be a glob; its name when they are the same."""
+    names, above = uri.split("/"), spelt(root).rstrip("/").split("/")
+    return "/".join(names[len(begun_alike([names[:-1], above])) :])
+
+
+def begun_alike(paths: list[list[str]]) -> list[str]:
+    """The names that all *paths* begin with."""
+    together = zip(*paths, strict=False)
+    return [names[0] for names in takewhile(lambda names: len(set(names)) == 1, together)]
 
 
 def _ending(suffixes: str | tuple[str, ...]) -> str:

@@ -74,6 +74,11 @@ class Clean:
         if self.alphabet == "text" and self.letters:
             raise ValueError("letters are added to a sequence's alphabet; 'text' takes all letters already")
 
+    @property
+    def across_rows(self) -> bool:
+        """Whether a row's answer depends on other rows of its unit; then a service keeps requests apart."""
+        return bool(self.unique)
+
     def schema(self, given: pa.Schema) -> pa.Schema:
         """The same columns."""
         field_of(given, self.column, "clean", pa.string(), pa.large_string())

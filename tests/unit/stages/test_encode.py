@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +42,18 @@ def encoded(stage, rows):
     return result["embedding"]
 
 
+@lru_cache(maxsize=1)
+def module(folder):
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+
+
 def hidden_states(folder, rows, layer=-1):
     """One text at a time, without padding, by plain transformers."""
     import torch
-    from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    network = module(folder)
     with torch.inference_mode():
         return [network(torch.tensor([r]), output_hidden_states=True).hidden_states[layer][0].numpy() for r in rows]
 
@@ -121,6 +129,12 @@ def test_identity_follows_weights_and_config(tiny, tmp_path):
     assert set(Encode(tiny, special="exclude").identity()) == {"config.json", "model.safetensors", "vocab.txt"}
 
 
+def test_batches_are_part_of_the_identity_where_their_rows_are_scaled_together(tiny):
+    one, other = (Encode(tiny, compute="int8", batch_tokens=each).identity() for each in (64, 512))
+    assert one != other
+    assert Encode(tiny, batch_tokens=64).identity() == Encode(tiny, batch_tokens=512).identity()
+
+
 def test_schema_needs_neither_torch_nor_transformers(tiny):
     code = f"""
 import sys, pyarrow as pa
@@ -157,3 +171,92 @@ def test_a_model_known_by_name_alone_gets_as_far_as_its_licence():
     assert plan.licences(replace(line, allow_noncommercial=True)) == stage.licences()
     with pytest.raises(WeightsError, match="known, but Penstock does not load it"):
         stage.weights_bytes()
+
+
+# --- windows ---------------------------------------------------------------------------------------------
+
+LONG = [5, 8, 9, 30, 61, 140, 3]
+
+
+@pytest.fixture(scope="module")
+def long_rows():
+    random = np.random.default_rng(1)
+    return [[FIRST, *random.integers(5, 31, size=n).tolist(), LAST] for n in LONG]
+
+
+def stitched(folder, row, window, overlap):
+    """Each residue's state in the window where it stands farthest from the nearer end, one window at a time."""
+    inner, room = row[1:-1], window - 2
+    best = {}
+    start = 0
+    while True:
+        piece = inner[start : start + room]
+        [states] = hidden_states(folder, [[FIRST, *piece, LAST]])
+        for at in range(len(piece) + 2):
+            place = 0 if at == 0 else len(row) - 1 if at == len(piece) + 1 else start + at
+            depth = min(at, len(piece) + 1 - at)
+            if place not in best or depth > best[place][0]:
+                best[place] = (depth, states[at])
+        if start + room >= len(inner):
+            return np.stack([best[place][1] for place in range(len(row))])
+        start += room - overlap
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(12, 0), (12, 3), (20, 9), (64, 31)])
+@pytest.mark.parametrize("special", ["include", "exclude"])
+def test_rows_in_windows_are_stitched(tiny, long_rows, window, overlap, special):
+    inner = slice(1, -1) if special == "exclude" else slice(None)
+    expected = [stitched(tiny, row, window, overlap)[inner] for row in long_rows]
+    stage = Encode(tiny, window=window, overlap=overlap, special=special, batch_tokens=70)
+    found = encoded(replace(stage, pooling="none"), long_rows).to_pylist()
+    for vectors, states in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.array(vectors), states, rtol=0, atol=1e-5)
+    means = to_numpy(encoded(stage, long_rows))
+    np.testing.assert_allclose(means, np.stack([states.mean(0) for states in expected]), rtol=0, atol=1e-5)
+    firsts = to_numpy(encoded(replace(stage, pooling="cls", special="include"), long_rows))
+    first = np.stack([stitched(tiny, row, window, overlap)[0] for row in long_rows])
+    np.testing.assert_allclose(firsts, first, rtol=0, atol=1e-5)
+
+
+def test_rows_that_fit_are_the_same_with_windows_and_without(tiny, rows):
+    plain, cut = (to_numpy(encoded(Encode(tiny, window=window), rows)) for window in (0, 64))
+    np.testing.assert_allclose(plain, cut, rtol=0, atol=1e-5)
+
+
+def test_windows_need_room_and_a_model_that_takes_them(tiny):
+    given = pa.schema({"input_ids": pa.list_(pa.int32())})
+    with pytest.raises(SchemaError, match=r"takes 64 tokens; lower window to that or less"):
+        Encode(tiny, window=65).schema(given)
+    with pytest.raises(ValueError, match="overlap is 8; from 0 to less than the window of 8 was needed"):
+        Encode(tiny, window=8, overlap=8)
+    message = (
+        "a window of 8 tokens holds 2 special ones and 6 shared ones, and no others; raise window or lower overlap"
+    )
+    with pytest.raises(SchemaError, match=message), Encode(tiny, window=8, overlap=6).open():
+        pass
+
+
+# --- engines ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "none"])
+def test_engines_agree(tiny, rows, engine, pooling):
+    stage = Encode(tiny, pooling=pooling, normalize=True)
+    expected, found = (encoded(each, rows).to_pylist() for each in (stage, replace(stage, engine=engine)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=0, atol=1e-5)
+
+
+def test_a_choice_stands_in_the_record_of_each_unit(tiny, rows):
+    with Encode(tiny, engine="auto").open() as transform:
+        assert re.fullmatch(r"(packed|reference) of packed [\d,]+, reference [\d,]+ tokens/s", transform.told)
+    with Encode(tiny).open() as transform:
+        assert transform.told == ""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_rows_vector_is_that_of_the_row_alone(tiny, rows, threads):
+    together = to_numpy(encoded(Encode(tiny, threads=threads, batch_tokens=30), rows))
+    alone = np.concatenate([to_numpy(encoded(Encode(tiny), [row])) for row in rows])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
