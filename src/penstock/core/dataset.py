@@ -40,7 +40,9 @@ __all__ = [
     "PARTS_SCHEMA",
     "Format",
     "Manifest",
+    "adopt",
     "commit",
+    "derive",
     "draft",
     "existing",
     "is_promised",
@@ -86,7 +88,7 @@ class Manifest:
     Attributes:
         uri: the root.
         version: its number; 1 is the first.
-        format: name of the file format, ``parquet`` or ``hdf5``.
+        format: name of the file format, ``parquet``, ``hdf5`` or ``zarr``.
         schema: the columns.
         rows: how many rows in all.
         bad_rows: how many rows were quarantined on the way.
@@ -143,16 +145,18 @@ class Manifest:
         """The inverse of `dump`."""
         try:
             text = json.loads(data)
+            form = text["penstock"]
+            if form != 1:
+                raise DatasetError(
+                    f"{uri}: its manifest has form {form}, this Penstock reads form 1; install a later one"
+                )
             keys = ("version", "format", "rows", "bad_rows", "fingerprint", "parts_sha256", "provenance")
             schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text["schema"])))
-            manifest, form = cls(uri=uri, schema=schema, **{key: text[key] for key in keys}), text["penstock"]
+            return cls(uri=uri, schema=schema, **{key: text[key] for key in keys})
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise DatasetError(
                 f"{uri}: its manifest cannot be understood ({error}); restore it or run again"
             ) from error
-        if form != 1:
-            raise DatasetError(f"{uri}: its manifest has form {form}, this Penstock reads form 1; install a later one")
-        return manifest
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,15 @@ def _load(root: str, version: int) -> Manifest:
         return Manifest.load(root.rstrip("/"), file.read())
 
 
-def existing(root: str) -> Manifest:
-    """The dataset at *root*.
+def existing(root: str, version: int = 0) -> Manifest:
+    """The dataset at *root*: the newest version of it, or the one that is numbered so.
 
     Raises:
-        DatasetError: nothing was committed there.
+        DatasetError: nothing was committed there, or not that version.
     """
-    manifest = newest(root)
+    if version and version not in versions(root):
+        raise DatasetError(f"{root}: there is no version {version}; there are: {versions(root)}")
+    manifest = _load(root, version) if version else newest(root)
     if manifest is None:
         raise DatasetError(f"{root}: there is no manifest, so no finished dataset; run the pipeline that writes it")
     return manifest
@@ -288,7 +294,7 @@ def commit(
                 continue
             raise
         if manifest is not None:
-            _derive(manifest.uri, form)
+            derive(manifest.uri, form.finish)
             return manifest
 
 
@@ -321,15 +327,29 @@ def _must_exist(root: str, table: pa.Table) -> None:
         )
 
 
-def _derive(root: str, form: Format) -> None:
-    """Bring index and ``manifest.json`` up to the newest manifest.
+def adopt(manifest: Manifest) -> Manifest:
+    """Publish *manifest*, whose files somebody has brought to its root, unless an equal one stands there.
+
+    Its version becomes a higher one where another dataset stands there already.
+    """
+    while True:
+        before = newest(manifest.uri)
+        if before is not None and (before.sha256, before.fingerprint) == (manifest.sha256, manifest.fingerprint):
+            return before
+        ours = replace(manifest, version=max(manifest.version, before.version + 1 if before else 1))
+        if store_of(ours.uri).create(_manifest_name(ours.uri, ours.version), ours.dump()):
+            return ours
+
+
+def derive(root: str, finish: Callable[[Manifest], None]) -> None:
+    """Bring index (by *finish*) and ``manifest.json`` up to the newest manifest.
 
     Who writes them looks again afterwards, so a slow committer cannot leave an older copy behind.
     """
     version = None
     while version != (numbers := versions(root))[-1]:
         manifest, version = existing(root), numbers[-1]
-        form.finish(manifest)
+        finish(manifest)
         store_of(root).replace(join(root, "manifest.json"), manifest.dump())
 
 

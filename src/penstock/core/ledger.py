@@ -20,11 +20,11 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from penstock.core.dataset import Manifest, newest
-from penstock.core.nouns import Identified, Part, Pipeline, Record, Unit
+from penstock.core.nouns import Identified, Part, Pipeline, Record, Stream, Unit
 from penstock.core.plugins import Kind, called, describe
 from penstock.core.storage import join, store_of
 
-__all__ = ["Done", "Ledger", "fingerprint"]
+__all__ = ["Done", "Ledger", "fingerprint", "fingerprint_of", "identity_of"]
 
 _RECORD = TypeAdapter(Record)
 _LOOKUPS_AT_ONCE = 32
@@ -35,13 +35,18 @@ def fingerprint(pipeline: Pipeline) -> str:
 
     Places, limits and addresses are left out: they change where and how fast, not what.
     """
-    stages = [_identity("stages", step.stage) for step in pipeline.steps]
-    parts = [_identity("sources", pipeline.source), *stages, _identity("sinks", pipeline.sink)]
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return fingerprint_of(pipeline, identity_of("sinks", pipeline.sink))
+
+
+def fingerprint_of(line: Pipeline | Stream, end: Mapping[str, Any]) -> str:
+    """The same of any line, whose *end* is told as plain data."""
+    stages = [identity_of("stages", step.stage) for step in line.steps]
+    text = json.dumps([identity_of("sources", line.source), *stages, end], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _identity(kind: Kind, part: Any) -> dict[str, Any]:
+def identity_of(kind: Kind, part: Any) -> dict[str, Any]:
+    """What the rows depend on of one part, as plain data."""
     plain = {name: value for name, value in describe(part).items() if name not in _aside(part)}
     more = dict(part.identity()) if isinstance(part, Identified) else {}
     return {"use": called(kind, part), "plain": plain, "more": more, "revision": getattr(part, "REVISION", 1)}

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
+import numpy.typing as npt
 import pyarrow as pa
 
 if TYPE_CHECKING:
@@ -25,10 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Cluster",
+    "Fit",
     "Identified",
     "Job",
     "JobState",
     "Licence",
+    "Listed",
+    "Lists",
+    "Multiplying",
     "Part",
     "Pipeline",
     "Place",
@@ -38,10 +44,15 @@ __all__ = [
     "Runner",
     "Sampled",
     "Sink",
+    "Solver",
     "Source",
     "Stage",
+    "Status",
     "Step",
+    "Stream",
+    "Team",
     "Trace",
+    "Training",
     "Transform",
     "Unit",
     "Weighted",
@@ -101,7 +112,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one step did to one unit: seconds at work and waiting before it, rows in, out and quarantined."""
+    """What one step did to one unit: seconds at work and waiting before it, rows in, out and quarantined.
+
+    Attributes:
+        bytes_out: memory of the batch that came out; of a write, the part's bytes.
+        began: when the work began, seconds since 1970.
+        worker: ``host:pid`` that did it.
+        told: what the live stage says of itself, by its attribute ``told``: what it chose, and why.
+    """
 
     step: str
     seconds: float
@@ -109,6 +127,10 @@ class Trace:
     rows_in: int
     rows_out: int
     rows_bad: int
+    bytes_out: int = 0
+    began: float = 0.0
+    worker: str = ""
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +230,14 @@ class Identified(Protocol):
         """Names and hashes of what else the result depends on; a change redoes the work."""
 
 
+@runtime_checkable
+class Multiplying(Protocol):
+    """A stage that gives more rows than it takes, or fewer, and knows about how many; for estimates."""
+
+    def rows_per_row(self) -> float:
+        """Rows that come out for each that goes in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Licence:
     """Under what terms weights or data may be used."""
@@ -240,6 +270,9 @@ class Place:
         cpus: CPU cores for each worker.
         gpus: GPUs for each worker; fractions share one.
         memory_bytes: heap memory reserved for each worker; 0 reserves none.
+        concurrency: most units that one worker has in this step at once, each in a thread of its own. More than
+            one suits what waits (stores, services, GPUs) and may be called from several threads. An actor has as
+            many units in hand as the most concurrent of its steps.
     """
 
     kind: Literal["function", "task", "actor"] = "function"
@@ -247,6 +280,7 @@ class Place:
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int = 0
+    concurrency: int = 1
 
     def __post_init__(self) -> None:
         low, high = self.replicas
@@ -254,6 +288,16 @@ class Place:
             raise ValueError(f"replicas must be [fewest, most] with 1 <= fewest <= most, not [{low}, {high}]")
         if self.cpus < 0 or self.gpus < 0 or self.memory_bytes < 0:
             raise ValueError("cpus, gpus and memory_bytes must not be negative")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}; a worker has at least one unit in hand")
+
+    @classmethod
+    def joint(cls, steps: Sequence[Step]) -> Place:
+        """What one worker needs in which all *steps* are open; a ``function`` rides along."""
+        places = [step.place for step in steps if step.place.kind != "function"] or [cls()]
+        replicas = next((place.replicas for place in places if place.kind == "actor"), (1, 1))
+        memory = sum(place.memory_bytes for place in places)
+        return cls("actor", replicas, max(p.cpus for p in places), sum(p.gpus for p in places), memory)
 
 
 @dataclass(frozen=True)
@@ -277,6 +321,9 @@ class Pipeline:
         read: where the source is read: with the first step that has a place, or as a ``task`` of its own.
         max_bad_rows: more quarantined rows than this stop the run.
         max_bad_units: more units than this that cannot be read or written end the run without a dataset.
+        max_units: only the first so many units of the source; 0 takes all.
+        record: the step whose batches are kept, for `penstock stage replay`; none when empty.
+        record_units: of so many units, the first that are done.
         allow_noncommercial: accept weights whose licence forbids commercial use.
     """
 
@@ -287,7 +334,51 @@ class Pipeline:
     read: Place = Place()
     max_bad_rows: int = 1000
     max_bad_units: int = 0
+    max_units: int = 0
+    record: str = ""
+    record_units: int = 3
     allow_noncommercial: bool = False
+
+    def units(self) -> Iterable[Unit]:
+        """Those of the source, as many as wanted, as a stream."""
+        return islice(self.source.units(), self.max_units or None)
+
+    @property
+    def clusters(self) -> tuple[Cluster, ...]:
+        """The clusters that its steps hold, each once."""
+        every = (getattr(step.stage, f.name) for step in self.steps for f in fields(cast("Any", step.stage)))
+        return tuple({repr(value): value for value in every if isinstance(value, Cluster)}.values())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training, and the team for it: as many workers as the place has replicas at most."""
+
+    name: str
+    training: Training
+    place: Place = Place("actor")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows on their way into a solver that runs meanwhile: in order, and no faster than it takes them.
+
+    Attributes:
+        into: the solver.
+        ahead: units that may be made before they are wanted.
+        allow_noncommercial: accept weights whose licence forbids commercial use.
+    """
+
+    name: str
+    source: Source
+    into: Solver
+    steps: tuple[Step, ...] = ()
+    ahead: int = 2
+    allow_noncommercial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ahead < 1:
+            raise ValueError(f"ahead is {self.ahead}; at least one unit is made before it is wanted")
 
 
 @dataclass(frozen=True)
@@ -317,6 +408,81 @@ class Runner(Protocol):
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out. Raises `RunError`; what was finished is kept for the next run."""
 
+    def train(self, fit: Fit, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Carry *fit* out, unless it is done; *heard* is told how it goes. Raises `RunError`."""
+
+    def stream(self, stream: Stream, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Let the solver run to its end, unless it is done; *heard* is told how it goes. Raises `RunError`."""
+
+
+@runtime_checkable
+class Team(Protocol):
+    """The workers of a training, seen from one of them. All methods are collective: every worker calls them in turn."""
+
+    @property
+    def rank(self) -> int:
+        """Which one this is, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def exchange(self, sent: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Send ``sent[r]`` to worker r, and give what each has sent to us; arrays of one dtype, ``"any ..."``."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every worker has given, small plain data, in the order of ranks; on all of them."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Say how it goes."""
+
+
+@runtime_checkable
+class Training(Protocol):
+    """What is learned from a dataset by a team, and published where a killed training goes on."""
+
+    @property
+    def reads(self) -> str:
+        """Address of the dataset that is learned from."""
+
+    @property
+    def uri(self) -> str:
+        """Address of what is learned."""
+
+    def schema(self, given: pa.Schema) -> pa.Schema:
+        """What readers of the result find, when *given* is learned from. Raises `SchemaError`."""
+
+    def done(self) -> bool:
+        """Whether it was finished before, on the same data."""
+
+    def begin(self) -> None:
+        """What is done once, before the team starts or starts again."""
+
+    def train(self, team: Team) -> None:
+        """Go on from what was published last, to the end; in every worker."""
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A solver that takes rows while it runs, and goes on from where it was when it is started again."""
+
+    @property
+    def uri(self) -> str:
+        """Where it leaves what it computes."""
+
+    def schema(self, given: pa.Schema) -> None:
+        """Look whether it can take such rows. Raises `SchemaError`."""
+
+    def done(self) -> bool:
+        """Whether it came to its end before."""
+
+    def run(self, rows: Callable[[int], Iterator[Batch]], heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Run it to its end on the rows that ``rows(first)`` gives from number *first* on; *heard* is told how it goes.
+
+        Raises:
+            JobError: it failed; what it left is kept, and the next call goes on from there.
+        """
+
 
 class JobState(Enum):
     """How a job stands. ``UNKNOWN`` means that the scheduler could not be asked."""
@@ -335,37 +501,127 @@ class JobState(Enum):
 
 
 @dataclass(frozen=True)
+class Status:
+    """How a job stands.
+
+    Attributes:
+        why: the scheduler's or the exit record's words: ``Priority``, ``NODE_FAIL``, ``exit status 3``.
+        passing: the cause lies outside the program (a node failed, the job was preempted), so trying again makes sense.
+        attempt: which attempt this is, from 1.
+    """
+
+    state: JobState
+    why: str = ""
+    passing: bool = False
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job as its cluster remembers it.
+
+    Attributes:
+        id: what `Cluster.submit` gave.
+        name: what people see.
+        key: of the job.
+        state: how it stands, and why in `why`.
+        attempt: from 1.
+        items: how often its program is run.
+        since: of its last step: submitted, begun or ended; seconds since 1970.
+    """
+
+    id: str
+    name: str
+    key: str
+    state: JobState
+    why: str
+    attempt: int
+    items: int
+    since: float
+
+
+@dataclass(frozen=True)
 class Job:
-    """A program to be run by a batch scheduler.
+    """A program to be run by a batch scheduler. How large and how long is said by the cluster.
+
+    The program is started in its working folder: *folder* where the cluster sees it, else one of the
+    cluster's own, into which the files of *folder* and *inputs* are copied first and from which *results* are
+    copied back to *folder*. In *folder* appear ``stdout``, ``stderr`` and the exit record ``exit``, JSON::
+
+        {"code": exit status, -N after signal N, "why": ..., "host": ..., "started": ..., "ended": seconds since 1970}
+
+    With several items the program is run once for each, with ``PENSTOCK_ITEM`` (from 0) and ``PENSTOCK_ITEMS`` in
+    its environment, and these three files carry the item: ``exit.0``.
 
     Attributes:
         key: identity: submitting the same key twice runs the program once.
         command: program and arguments of one rank.
-        folder: working folder; its files ``stdout``, ``stderr`` and ``exit`` belong to the job.
-        tasks: MPI ranks; 1 runs the command without MPI.
-        cpus_per_task: cores (and threads) for each rank.
+        folder: the job's own folder: a path, or an ``s3://`` address.
+        name: what people see in lists.
+        items: how often the program is run, side by side as far as the cluster allows.
+        inputs: addresses and the names under which they are copied into the working folder.
+        results: names or globs of the files that the program leaves.
         environment: variables added to the job's own.
-        time_seconds: the job is ended after this long; 0 sets no limit.
     """
 
     key: str
     command: tuple[str, ...]
     folder: str
-    tasks: int = 1
-    cpus_per_task: int = 1
+    name: str = ""
+    items: int = 1
+    inputs: tuple[tuple[str, str], ...] = ()
+    results: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    time_seconds: int = 0
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A cluster that remembers its jobs and can show what they print."""
+
+    def jobs(self) -> Sequence[Listed]:
+        """All that it remembers, oldest first. Raises `JobError`."""
+
+    def log(self, native_id: str, name: str = "stdout", offset: int = 0) -> tuple[str, int]:
+        """What was added to a log since *offset*, perhaps not all at once, and the next offset. Raises `JobError`.
+
+        Args:
+            native_id: of the job.
+            name: ``stdout``, ``stderr``; with several items ``stdout.3``.
+            offset: from where on; 0 begins.
+        """
 
 
 @runtime_checkable
 class Cluster(Protocol):
-    """A batch scheduler seen from outside."""
+    """A batch scheduler seen from outside, and how much of it each job gets."""
+
+    @property
+    def tasks(self) -> int:
+        """MPI ranks of a job; 1 runs the command without MPI."""
+
+    @property
+    def python(self) -> str:
+        """The Python that has Penstock on the cluster."""
+
+    @property
+    def folder(self) -> str:
+        """Address below which jobs have their folders; empty takes this machine's temporary folder."""
+
+    @property
+    def retries(self) -> int:
+        """How often a job whose failure was none of its own is tried again."""
 
     def submit(self, job: Job) -> str:
         """Start *job* and give its native id; idempotent on ``job.key``. Raises `JobError`."""
 
-    def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        """The states of all *ids* by one call."""
+    def poll(self, ids: Sequence[str]) -> Mapping[str, Status]:
+        """How all *ids* stand, by one call; `JobState.UNKNOWN` where that could not be learned."""
 
     def cancel(self, native_id: str) -> None:
         """End a job; ending an ended job does nothing."""
+
+    def again(self, native_id: str) -> None:
+        """Put an ended attempt aside, so that submitting the job starts it anew; of several items those that failed.
+
+        Does nothing when it was put aside before.
+        """

@@ -6,16 +6,18 @@ looks at weights, licences and the output's place, and estimates rows, memory an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from importlib.util import find_spec
-from typing import Literal
+from itertools import accumulate
+from operator import mul
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from penstock.core.dataset import is_promised
-from penstock.core.nouns import Licence, Pipeline, Place, Sampled, Source, Unit, Weighted
+from penstock.core.nouns import Fit, Licence, Multiplying, Pipeline, Place, Sampled, Source, Stream, Unit, Weighted
 from penstock.core.storage import store_of
 from penstock.errors import PlanError, SchemaError
 
@@ -48,12 +50,14 @@ class Operator:
         kind: ``task`` for stateless workers, ``actor`` for a pool.
         first, stop: the range of steps; the first operator reads too, the last one writes too.
         place: what one worker takes, and how many there are.
+        concurrency: how many units one worker may have in hand at once; a step of it, as many as its place says.
     """
 
     kind: Literal["task", "actor"]
     first: int
     stop: int
     place: Place
+    concurrency: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,25 @@ def schemas(pipeline: Pipeline) -> tuple[pa.Schema, ...]:
     Raises:
         SchemaError: a step or the sink cannot take what the step before it gives.
     """
-    found = [pipeline.source.schema()]
-    for index, step in enumerate(pipeline.steps):
+    return folded(pipeline, "sink", pipeline.sink.schema)
+
+
+def folded(line: Pipeline | Stream, end: str, take: Callable[[pa.Schema], Any]) -> tuple[pa.Schema, ...]:
+    """The columns after the source and after each step of *line*, whose *end* is asked to *take* the last.
+
+    Raises:
+        SchemaError: a step or the end cannot take what the step before it gives.
+    """
+    found = [line.source.schema()]
+    for index, step in enumerate(line.steps):
         try:
             found.append(step.stage.schema(found[-1]))
         except SchemaError as error:
-            raise SchemaError(f"{pipeline.name}, step {index + 1} ({step.name}): {error}") from error
+            raise SchemaError(f"{line.name}, step {index + 1} ({step.name}): {error}") from error
     try:
-        pipeline.sink.schema(found[-1])
+        take(found[-1])
     except SchemaError as error:
-        raise SchemaError(f"{pipeline.name}, sink: {error}") from error
+        raise SchemaError(f"{line.name}, {end}: {error}") from error
     return tuple(found)
 
 
@@ -107,21 +120,32 @@ def operators(pipeline: Pipeline) -> tuple[Operator, ...]:
     """Fuse neighbouring steps into as few operators as their places allow.
 
     A ``function`` rides along with what stands before it, a ``task`` with another task, an ``actor``
-    with an actor of an equal place. Reading, when it is a ``function``, rides with the first step that
-    has a place of its own, and so do the functions between them.
+    with an actor of an equal place, apart from concurrency. Reading, when it is a ``function``, rides
+    with the first step that has a place of its own, and so do the functions between them.
     """
     found = [Operator("task", 0, 0, Place("task") if pipeline.read.kind == "function" else pipeline.read)]
     settled = pipeline.read.kind != "function"
     for index, step in enumerate(pipeline.steps):
         last, place = found[-1], step.place
         kind: Literal["task", "actor"] = "actor" if place.kind == "actor" else "task"
-        if place.kind == "function" or (settled and kind == last.kind and place == last.place):
+        if place.kind == "function" or (settled and kind == last.kind and _alike(place, last.place)):
             found[-1] = replace(last, stop=index + 1)
         elif settled:
             found.append(Operator(kind, index, index + 1, place))
         else:
             found, settled = [Operator(kind, 0, index + 1, place)], True
-    return tuple(found)
+    return tuple(replace(o, concurrency=_concurrency(pipeline, o, reads=o is found[0])) for o in found)
+
+
+def _alike(one: Place, other: Place) -> bool:
+    """Whether the same workers can carry both; how many units each of them takes at once may differ."""
+    return replace(one, concurrency=1) == replace(other, concurrency=1)
+
+
+def _concurrency(pipeline: Pipeline, operator: Operator, *, reads: bool) -> int:
+    """That of its most concurrent step, of which reading is one."""
+    steps = [step.place.concurrency for step in pipeline.steps[operator.first : operator.stop]]
+    return max([1, *steps, *([pipeline.read.concurrency] if reads else [])])
 
 
 def admit(pipeline: Pipeline, resources: Resources) -> str:
@@ -134,6 +158,7 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
         PlanError: it does not fit.
     """
     parts = operators(pipeline)
+    _threaded(pipeline, parts)
     lines = []
     for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
         pools = [
@@ -158,12 +183,22 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
     return "\n".join(lines)
 
 
+def _threaded(pipeline: Pipeline, parts: Sequence[Operator]) -> None:
+    """Only actors have several units in hand: a task lives for one unit. Raises `PlanError`."""
+    for operator in parts:
+        if operator.kind == "task" and operator.concurrency > 1:
+            raise PlanError(
+                f"{pipeline.name}: {_called(pipeline, operator, parts[0])} runs as tasks, which have one unit each, "
+                f'and concurrency is {operator.concurrency}; give one of these steps place = {{ kind = "actor" }}'
+            )
+
+
 def _called(pipeline: Pipeline, operator: Operator, reader: Operator) -> str:
     names = [step.name for step in pipeline.steps[operator.first : operator.stop]]
     return "+".join((["read"] if operator is reader else []) + names)
 
 
-def licences(pipeline: Pipeline) -> tuple[Licence, ...]:
+def licences(pipeline: Pipeline | Stream) -> tuple[Licence, ...]:
     """The licences of all weights in the line.
 
     Raises:
@@ -180,17 +215,63 @@ def licences(pipeline: Pipeline) -> tuple[Licence, ...]:
     return tuple(found)
 
 
+def admit_fit(fit: Fit, resources: Resources) -> str:
+    """The arithmetic by which a training's workers fit *resources*; all of them are there all the time.
+
+    Raises:
+        PlanError: they do not fit, or lack a package.
+    """
+    lines = _at_once(fit.name, fit.place, resources)
+    if resources.here:
+        _equip(fit.name, fit.training)
+    return lines
+
+
+def admit_stream(stream: Stream, resources: Resources) -> str:
+    """The arithmetic by which the actors that make a stream's rows fit *resources*.
+
+    Raises:
+        SchemaError: a step or the solver cannot take what the step before it gives.
+        PlanError: they do not fit, or lack a package, or a licence forbids commercial use.
+        WeightsError: weights are not there.
+    """
+    folded(stream, "solver", stream.into.schema)
+    licences(stream)
+    if resources.here:
+        _equip(stream.name, stream.source, *(step.stage for step in stream.steps), stream.into)
+    return _at_once(stream.name, Place.joint(stream.steps), resources)
+
+
+def _at_once(what: str, place: Place, resources: Resources) -> str:
+    """The arithmetic of as many workers as *place* has at most, who are there all the time."""
+    workers, lines = place.replicas[1], []
+    for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
+        each = getattr(place, name)
+        line = f"{name}: {workers} x {each:,.12g} = {workers * each:,.12g} of {have:,.12g} ({resources.what})"
+        if workers * each > have + 1e-9:
+            raise PlanError(
+                f"{what} would never start: its workers need more than there is.\n  {line}"
+                f"\n  lower replicas or {name} of its place, or give the runner more"
+            )
+        lines += [line] if each else []
+    return "\n".join(lines)
+
+
 def equip(pipeline: Pipeline) -> None:
     """Look for the packages that the parts name in ``NEEDS``; nothing is imported.
 
     Raises:
         PlanError: one is not installed.
     """
-    for part in (pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink):
-        missing = [name for name in getattr(part, "NEEDS", ()) if find_spec(name) is None]
+    _equip(pipeline.name, pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink)
+
+
+def _equip(name: str, *parts: Any) -> None:
+    for part in parts:
+        missing = [package for package in getattr(part, "NEEDS", ()) if find_spec(package) is None]
         if missing:
             raise PlanError(
-                f"{pipeline.name}: {type(part).__name__.lower()} needs {', '.join(missing)}, which is not installed; "
+                f"{name}: {type(part).__name__.lower()} needs {', '.join(missing)}, which is not installed; "
                 "pip install 'penstock[all]', and `penstock doctor` says what else is missing"
             )
 
@@ -261,7 +342,7 @@ def estimate(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
     """Count the units as a stream and scale up a sample of the first one that has rows."""
     count = total = largest = empty = 0
     first: Unit | None = None
-    for unit in pipeline.source.units():
+    for unit in pipeline.units():
         count, total, largest = count + 1, total + unit.size_bytes, max(largest, unit.size_bytes)
         empty += unit.size_bytes == 0
         first = first or (unit if unit.size_bytes else None)
@@ -272,9 +353,18 @@ def estimate(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
     batch, taken = sampled
     share = batch.num_rows / max(taken, 1)
     text = batch.nbytes / max(batch.num_rows, 1)
-    widths = [_row_bytes(schema, text) for schema in line]
-    memory = int(largest * share * sum(widths)) + weights
-    return Estimate(count, total, largest, empty, round(total * share), int(total * share * widths[-1]), memory)
+    counts = _row_counts(pipeline)
+    widths = [_row_bytes(schema, text) * each for schema, each in zip(line, counts, strict=True)]
+    in_hand = max(operator.concurrency for operator in operators(pipeline))
+    memory = int(largest * share * sum(widths)) * in_hand + weights
+    rows, bytes_out = round(total * share * counts[-1]), int(total * share * widths[-1])
+    return Estimate(count, total, largest, empty, rows, bytes_out, memory)
+
+
+def _row_counts(pipeline: Pipeline) -> list[float]:
+    """Rows after the source and after each step, for each row of the source."""
+    each = (s.stage.rows_per_row() if isinstance(s.stage, Multiplying) else 1.0 for s in pipeline.steps)
+    return list(accumulate(each, mul, initial=1.0))
 
 
 def _sample(source: Source, unit: Unit) -> tuple[pa.Table, int] | None:

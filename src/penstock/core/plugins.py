@@ -13,7 +13,7 @@ import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
@@ -22,10 +22,22 @@ from pydantic_core import CoreSchema, core_schema
 from penstock.core.nouns import Cluster
 from penstock.errors import SpecError
 
-__all__ = ["KINDS", "ClusterField", "Kind", "Plugged", "adapter", "called", "describe", "load", "name_of", "named"]
+__all__ = [
+    "KINDS",
+    "ClusterField",
+    "Kind",
+    "Plugged",
+    "adapter",
+    "called",
+    "describe",
+    "load",
+    "name_of",
+    "named",
+    "version_of",
+]
 
-Kind: TypeAlias = Literal["sources", "stages", "sinks", "clusters", "runners"]
-KINDS: tuple[Kind, ...] = ("sources", "stages", "sinks", "clusters", "runners")
+Kind: TypeAlias = Literal["sources", "stages", "sinks", "solvers", "trainings", "clusters", "runners"]
+KINDS: tuple[Kind, ...] = ("sources", "stages", "sinks", "solvers", "trainings", "clusters", "runners")
 
 
 @functools.cache
@@ -65,6 +77,15 @@ def load(kind: Kind, name: str) -> type[Any]:
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         raise SpecError(f"{kind[:-1]} '{name}' ({points[name].value}) is not a dataclass; make it a frozen one")
     return part
+
+
+@functools.cache
+def version_of(package: str) -> str | None:
+    """The version of a package that is installed, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def name_of(kind: Kind, part: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
@@ -11,8 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -25,6 +23,7 @@ from penstock.core.dataset import Manifest, sweep
 from penstock.core.ledger import Done, fingerprint
 from penstock.core.nouns import Identified, Pipeline, Record, Report, Unit, Weighted
 from penstock.core.plan import schemas
+from penstock.core.recording import begun, step_of
 from penstock.core.storage import join, publish, store_of
 from penstock.core.work import Assignment, Failure
 from penstock.errors import RunError, StorageError, TooManyBadRows, TooManyBadUnits
@@ -139,10 +138,14 @@ def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = Non
     """
     tally, watch, report = _Tally(pipeline, runner, time.time()), watch or Quiet(), None
     assignment = Assignment(pipeline, fingerprint(pipeline), schemas(pipeline))
-    with _snapshot(pipeline.source.units()) as (tally.units, units):
+    if pipeline.record:
+        step_of(pipeline, pipeline.record)
+    with _snapshot(pipeline.units()) as (tally.units, units):
         done = assignment.ledger.done()
         tally.skipped = sum(unit.key in done for unit in units()) if len(done) else 0
         watch.begin(pipeline, tally.units, tally.skipped)
+        recording = begun(pipeline, assignment.fingerprint, assignment.schemas, _todo(units(), done))
+        assignment = replace(assignment, recording=recording)
         try:
             for outcome in carry(assignment, _todo(units(), done)):
                 tally.add(outcome)
@@ -214,7 +217,7 @@ def _provenance(assignment: Assignment) -> dict[str, Any]:
     pipeline = assignment.pipeline
     return {
         "fingerprint": assignment.fingerprint,
-        "pipeline": spec.plain(pipeline, plugins.called),
+        "pipeline": spec.plain(replace(pipeline, record="", record_units=Pipeline.record_units), plugins.called),
         "identity": {
             f"{at}-{step.name}": dict(step.stage.identity())
             for at, step in enumerate(pipeline.steps, 1)
@@ -224,18 +227,10 @@ def _provenance(assignment: Assignment) -> dict[str, Any]:
             asdict(terms) for s in pipeline.steps if isinstance(s.stage, Weighted) for terms in s.stage.licences()
         ],
         "versions": {
-            name: _version(name) for name in ("penstock", "pyarrow", "numpy", "torch", "transformers", "h5py")
+            name: plugins.version_of(name) for name in ("penstock", "pyarrow", "numpy", "torch", "transformers", "h5py")
         },
         "schema": pipeline.sink.schema(assignment.schemas[-1]).serialize().to_pybytes().hex(),
     }
-
-
-@functools.cache
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 _STORY = pa.schema(
@@ -250,6 +245,9 @@ _STORY = pa.schema(
         ("worker", pa.string()),
         ("finished", pa.float64()),
         ("rss_bytes", pa.int64()),
+        ("bytes_out", pa.int64()),
+        ("began", pa.float64()),
+        ("told", pa.string()),
     ]
 )
 
@@ -277,5 +275,5 @@ _LINES_AT_ONCE = 1 << 16
 
 
 def _line(record: Record, trace: Any) -> Mapping[str, Any]:
-    more = {"unit": record.unit, "worker": record.worker, "finished": record.finished, "rss_bytes": record.rss_bytes}
-    return {**asdict(trace), **more}
+    more = {"unit": record.unit, "finished": record.finished, "rss_bytes": record.rss_bytes}
+    return {**asdict(trace), "worker": trace.worker or record.worker, **more}

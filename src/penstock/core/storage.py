@@ -147,9 +147,15 @@ def local_copy(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
         path = Path(folder) / uri.rsplit("/", 1)[-1]
-        with store_of(uri).open(uri) as stream, path.open("wb") as out:
-            shutil.copyfileobj(stream, out, 1 << 20)
+        download(uri, path)
         yield path
+
+
+def download(uri: str, path: Path) -> None:
+    """Write the bytes of *uri* to a local file; folders that are lacking are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with store_of(uri).open(uri) as stream, path.open("wb") as out:
+        shutil.copyfileobj(stream, out, 1 << 22)
 
 
 def seekable(uri: str, etag: str | None = None) -> BinaryIO:

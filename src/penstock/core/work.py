@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from penstock.core.batch import with_columns
 from penstock.core.ledger import Ledger
 from penstock.core.nouns import Batch, Part, Pipeline, Record, Step, Trace, Transform, Unit
+from penstock.core.recording import Recording
 from penstock.core.storage import publish
 from penstock.errors import (
     DatasetError,
@@ -32,7 +33,7 @@ from penstock.errors import (
     UnitError,
 )
 
-__all__ = ["Assignment", "Bad", "Failure", "Parcel", "begin", "carry", "finish", "opened", "step"]
+__all__ = ["Assignment", "Bad", "Failure", "Parcel", "begin", "carry", "entered", "finish", "opened", "sift", "step"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Assignment:
 
     Attributes:
         schemas: the columns after the source and after each step.
+        recording: what is kept of one step.
     """
 
     pipeline: Pipeline
     fingerprint: str
     schemas: tuple[pa.Schema, ...]
+    recording: Recording | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -95,8 +98,15 @@ def carry(assignment: Assignment, unit: Unit, transforms: Sequence[Transform]) -
 @contextmanager
 def opened(assignment: Assignment, first: int = 0, stop: int | None = None) -> Iterator[list[Transform]]:
     """The live functions of the steps *first* to *stop*."""
+    with entered(assignment.pipeline.steps[first:stop]) as transforms:
+        yield transforms
+
+
+@contextmanager
+def entered(steps: Sequence[Step]) -> Iterator[list[Transform]]:
+    """The live functions of *steps*. Raises `RunError`."""
     with ExitStack() as stack:
-        yield [_enter(stack, one) for one in assignment.pipeline.steps[first:stop]]
+        yield [_enter(stack, one) for one in steps]
 
 
 def _enter(stack: ExitStack, one: Step) -> Transform:
@@ -124,7 +134,8 @@ def begin(assignment: Assignment, unit: Unit) -> Parcel | Record | Failure:
         return Failure(unit, f"the source gave a {type(batch).__name__}; a pyarrow.Table was needed", fatal=True)
     if not batch.schema.equals(assignment.schemas[0]):
         return Failure(unit, _other_schema("the source", batch.schema, assignment.schemas[0]), fatal=True)
-    trace = Trace("read", time.time() - started, 0.0, batch.num_rows + _count(bad), batch.num_rows, _count(bad))
+    counts = (batch.num_rows + _count(bad), batch.num_rows, _count(bad))
+    trace = Trace("read", time.time() - started, 0.0, *counts, batch.nbytes, started, _worker())
     return Parcel(unit, batch, bad, (trace,), time.time())
 
 
@@ -141,7 +152,10 @@ def step(assignment: Assignment, index: int, transform: Transform, parcel: Parce
     schema = assignment.schemas[index + 1]
     started = time.time()
     try:
-        good, bad = _sift(transform, parcel.batch, schema, assignment.pipeline.max_bad_rows)
+        good, bad = sift(transform, parcel.batch, schema, assignment.pipeline.max_bad_rows)
+        seconds = time.time() - started
+        if assignment.recording is not None:
+            assignment.recording.keep(index, parcel.unit, (parcel.batch, good), bad, seconds)
     except SchemaError as error:
         return Failure(parcel.unit, f"step {name}: {error}", fatal=True)
     except TooManyBadRows as error:
@@ -151,11 +165,15 @@ def step(assignment: Assignment, index: int, transform: Transform, parcel: Parce
     put_aside = tuple(Bad(name, rows, reasons) for rows, reasons in bad if rows.num_rows)
     trace = Trace(
         name,
-        time.time() - started,
+        seconds,
         max(0.0, started - parcel.since),
         parcel.batch.num_rows,
         good.num_rows,
         _count(put_aside),
+        good.nbytes,
+        started,
+        _worker(),
+        str(getattr(transform, "told", "")),
     )
     return replace(parcel, batch=good, bad=parcel.bad + put_aside, traces=(*parcel.traces, trace), since=time.time())
 
@@ -163,7 +181,7 @@ def step(assignment: Assignment, index: int, transform: Transform, parcel: Parce
 _Sifted = tuple[Batch, list[tuple[pa.Table, tuple[str, ...]]]]
 
 
-def _sift(transform: Transform, batch: Batch, schema: pa.Schema, allowance: int) -> _Sifted:
+def sift(transform: Transform, batch: Batch, schema: pa.Schema, allowance: int) -> _Sifted:
     """Transform *batch*; on an error halve it until the rows that fail stand alone.
 
     Costs about ``2 b log2(n)`` calls for *b* bad rows among *n*; gives up past *allowance*.
@@ -185,11 +203,11 @@ def _sift(transform: Transform, batch: Batch, schema: pa.Schema, allowance: int)
         if batch.num_rows == 1:
             return schema.empty_table(), [(batch, (_text(error),))]
     half = batch.num_rows // 2
-    left, left_bad = _sift(transform, batch.slice(0, half), schema, allowance)
+    left, left_bad = sift(transform, batch.slice(0, half), schema, allowance)
     bad = sum(rows.num_rows for rows, _ in left_bad)
     if bad > allowance:
         raise TooManyBadRows(f"{bad} rows of one unit failed; the first: {left_bad[0][1][0]}")
-    right, right_bad = _sift(transform, batch.slice(half), schema, allowance)
+    right, right_bad = sift(transform, batch.slice(half), schema, allowance)
     return pa.concat_tables([left, right]), _merged(left_bad + right_bad)
 
 
@@ -232,14 +250,15 @@ def _written(assignment: Assignment, parcel: Parcel) -> Record:
     put_aside = (*parcel.bad, *refused)
     bad = tuple(_quarantine(assignment, parcel.unit, item) for item in put_aside)
     seconds, waited = time.time() - started, max(0.0, started - parcel.since)
-    trace = Trace("write", seconds, waited, parcel.batch.num_rows, part.rows, _count(refused))
+    counts = (parcel.batch.num_rows, part.rows, _count(refused))
+    trace = Trace("write", seconds, waited, *counts, part.size_bytes, started, _worker())
     return Record(
         parcel.unit.key,
         part,
         bad,
         _count(put_aside),
         (*parcel.traces, trace),
-        f"{socket.gethostname()}:{os.getpid()}",
+        _worker(),
         time.time(),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
@@ -268,6 +287,11 @@ def _quarantine(assignment: Assignment, unit: Unit, bad: Bad) -> str:
         name = f"quarantine/{bad.step}/{assignment.fingerprint[:16]}-{unit.key[:32]}.parquet"
         upload(name)
     return name
+
+
+def _worker() -> str:
+    """This process, as records name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _count(bad: Sequence[Bad]) -> int:

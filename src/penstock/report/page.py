@@ -20,23 +20,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.core import plugins
 from penstock.core.batch import field_of, to_numpy
 from penstock.core.dataset import Manifest, existing, newest
-from penstock.core.reading import read_rows, read_table
+from penstock.core.nouns import Fit
+from penstock.core.reading import read_rows, read_sample, read_table
 from penstock.core.spec import Spec, View
 from penstock.errors import PenstockError, SpecError
 from penstock.models.catalogue import CATALOGUE
-from penstock.report import measures, plots, story
+from penstock.report import measures, plots, pools, story
 from penstock.report.plots import Figure
+from penstock.trainings import history
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["build"]
+__all__ = ["build", "written"]
 
 _POINTS = 5000
 _POINTS_IN_ALL = 15000  # of all maps together, since each carries its own hover texts
-_WINDOW_ROWS = 1 << 16
 _MOST_BAD_ROWS = 50
 _FEWEST_UNITS = 3  # fewer show no course over time
 _SPECTRAL = ("cluster", "clusters", "coordinates", "eigenvalues")
@@ -70,6 +72,8 @@ def build(target: str | Spec, out: Path, view: View | None = None, names: Sequen
         "tiles": _tiles(manifest, told),
         "maps": _maps(manifest, view or _guessed(manifest), names),
         "clusters": _clusters(line, view),
+        "lessons": _lessons(target),
+        "flows": _flows(target),
         "lineage": line,
         "citations": {name: entry.citation for name, entry in CATALOGUE.items()},
         "bad": [row for chapter in chapters for row in story.quarantine(chapter.manifest, _MOST_BAD_ROWS)][
@@ -77,9 +81,7 @@ def build(target: str | Spec, out: Path, view: View | None = None, names: Sequen
         ],
         "bad_rows": sum(chapter.manifest.bad_rows for chapter in chapters),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_rendered(page), encoding="utf-8")
-    return out
+    return written(out, "page.html", page)
 
 
 def _drawn(target: str | Spec, view: View | None) -> str:
@@ -114,6 +116,7 @@ class _Chapter:
     runs: Sequence[story.Run]
     run: story.Run | None
     steps: Sequence[story.StepStory]
+    limit: str
     figures: Sequence[Figure]
 
 
@@ -121,15 +124,21 @@ def _chapter(at: int, root: str) -> _Chapter:
     found = story.runs(root)
     run = story.telling(found)
     steps = story.steps(run) if run else []
-    figures = [*_run_figures(f"run{at}", run, steps)] if run and steps else []
-    return _Chapter(run.facts["pipeline"] if run else _last(root), existing(root), found, run, steps, figures)
+    crews = pools.pools(run) if run else []
+    figures = [*_run_figures(f"run{at}", run, steps, crews)] if run and steps else []
+    limit = pools.limit(run, crews) if run else ""
+    return _Chapter(run.facts["pipeline"] if run else _last(root), existing(root), found, run, steps, limit, figures)
 
 
-def _run_figures(key: str, run: story.Run, steps: Sequence[story.StepStory]) -> Iterator[Figure]:
+def _run_figures(
+    key: str, run: story.Run, steps: Sequence[story.StepStory], crews: Sequence[pools.Pool]
+) -> Iterator[Figure]:
     if max(step.units for step in steps) >= _FEWEST_UNITS:
         yield plots.throughput(key, run)
     yield plots.step_seconds(key, steps)
     yield plots.busy_shares(key, steps)
+    if run.workers > 1 and crews:
+        yield plots.pool_sizes(key, crews, run.facts["seconds"])
     if run.workers > 1:
         yield plots.peak_memory(key, run.traces)
 
@@ -154,6 +163,56 @@ def _tiles(manifest: Manifest, told: Sequence[story.Run]) -> list[_Tile]:
         _Tile("rows/s", pace),
         _Tile("units skipped", f"{sums['skipped']:,}"),
     ]
+
+
+# --- trainings -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a training has said."""
+
+    name: str
+    use: str
+    reads: str
+    uri: str
+    epochs: int | None
+    last: Mapping[str, float | None] | None
+    figures: Sequence[Figure]
+
+
+def _lessons(target: str | Spec) -> list[_Lesson]:
+    """The trainings of a file, in the order in which they run."""
+    if isinstance(target, str):
+        return []
+    fits = [line for line in target.lines if isinstance(line, Fit)]
+    return [_lesson(f"train{at}", fit) for at, fit in enumerate(fits)]
+
+
+def _lesson(key: str, fit: Fit) -> _Lesson:
+    training, lines = fit.training, [plots.finite(line) for line in history.read(fit.training.uri)]
+    use, epochs = plugins.called("trainings", training), getattr(training, "epochs", None)
+    figures = plots.lesson_curves(key, lines) if len(lines) > 1 else []
+    return _Lesson(fit.name, use, training.reads, training.uri, epochs, lines[-1] if lines else None, figures)
+
+
+# --- streams ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Rows that went into a solver while it ran."""
+
+    name: str
+    use: str
+    uri: str
+    fed: story.Feeding
+
+
+def _flows(target: str | Spec) -> list[_Flow]:
+    """The streams of a file, in the order in which they run."""
+    streams = () if isinstance(target, str) else target.streams
+    return [_Flow(s.name, plugins.called("solvers", s.into), s.into.uri, story.feeding(s)) for s in streams]
 
 
 # --- the map and the clusters ----------------------------------------------------------------------------
@@ -185,7 +244,7 @@ def _maps(manifest: Manifest, view: View, names: Sequence[str]) -> _Maps | None:
         field_of(manifest.schema, name, "the report")
     names = names or _texts(manifest.schema, view.colour)
     most = min(_POINTS, _POINTS_IN_ALL // max(len(view.colour), 1))
-    table = _finite(_sampled(manifest, _once(view.map, *view.colour, *names), most), view.map)
+    table = _finite(read_sample(manifest, _once(view.map, *view.colour, *names), most), view.map)
     if table.num_rows < 2:
         return None
     method, places = measures.layout(_vectors(table, view.map))
@@ -215,20 +274,6 @@ def _finite(table: pa.Table, column: str) -> pa.Table:
 def _vectors(table: pa.Table, column: str) -> npt.NDArray[Any]:
     rows = to_numpy(table[column])
     return rows.reshape(len(rows), -1)
-
-
-def _sampled(manifest: Manifest, columns: Sequence[str], most: int) -> pa.Table:
-    """At most *most* rows, the same ones each time; read a window at a time."""
-    rows = np.arange(manifest.rows)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))
-    edges = range(0, max(manifest.rows, 1), _WINDOW_ROWS)
-    return pa.concat_tables(
-        read_rows(manifest, edge, min(edge + _WINDOW_ROWS, manifest.rows), columns).take(
-            pa.array(rows[(rows >= edge) & (rows < edge + _WINDOW_ROWS)] - edge)
-        )
-        for edge in edges
-    )
 
 
 def _hover(table: pa.Table, names: Sequence[str]) -> list[str]:
@@ -283,7 +328,7 @@ def _against(manifest: Manifest, truth: str, chosen: int) -> tuple[measures.Agre
 def _neighbours(manifest: Manifest, view: View) -> measures.Neighbourhood | None:
     if view.map not in manifest.schema.names:
         return None
-    table = _finite(_sampled(manifest, [view.map, view.truth], _POINTS), view.map)
+    table = _finite(read_sample(manifest, [view.map, view.truth], _POINTS), view.map)
     table = table.filter(pc.is_valid(table[view.truth]))
     return measures.neighbourhood(_vectors(table, view.map), table[view.truth].to_pylist()) if len(table) > 1 else None
 
@@ -291,13 +336,21 @@ def _neighbours(manifest: Manifest, view: View) -> measures.Neighbourhood | None
 # --- HTML ------------------------------------------------------------------------------------------------
 
 
-def _rendered(page: Mapping[str, Any]) -> str:
-    plotly, script = _plotly(), (files(__package__) / "templates" / "page.js").read_text(encoding="utf-8")
+def written(out: Path, template: str, page: Mapping[str, Any]) -> Path:
+    """Fill *template* and write it, with its scripts."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(_rendered(template, page), encoding="utf-8")
+    return out
+
+
+def _rendered(template: str, page: Mapping[str, Any]) -> str:
+    plotly = _plotly() if page.get("drawn", True) else ""  # a page without plots is some megabytes smaller
+    script = (files(__package__) / "templates" / "page.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_source_of(plotly)} {_source_of(script)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    return _templates().get_template("page.html").render(**page, plotly=plotly, script=script, policy=policy)
+    return _templates().get_template(template).render(**page, plotly=plotly, script=script, policy=policy)
 
 
 def _templates() -> jinja2.Environment:
@@ -313,7 +366,8 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "count": _count, "duration": _duration, "when": _when}
-    environment.filters |= {"last": _last, "size": _size}
+    environment.filters |= {"last": _last, "size": _size, "short": _short}
+    environment.filters |= {"known": _known, "took": _took, "waited": _waited}
     return environment
 
 
@@ -340,6 +394,23 @@ def _number(value: float) -> str:
 
 def _count(value: int, what: str) -> str:
     return f"{value:,} {what}" if value == 1 else f"{value:,} {what}s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _known(value: Any, form: str) -> str:
+    """A number that may not be known, or that nobody told."""
+    return form % value if isinstance(value, int | float) else "unknown"
+
+
+def _took(value: Any) -> str:
+    return _duration(value) if isinstance(value, int | float) else "unknown"
+
+
+def _waited(value: Any, seconds: float) -> str:
+    return f"{_duration(value)} ({value / seconds:.0%})" if isinstance(value, int | float) and seconds else "unknown"
 
 
 def _duration(seconds: float) -> str:

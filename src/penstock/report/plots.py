@@ -8,9 +8,12 @@ past its six colours the shape of the marker changes too.
 from __future__ import annotations
 
 import html
+import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.report.measures import Agreement
+from penstock.report.pools import Pool
 from penstock.report.story import Run, StepStory
+from penstock.trainings.search import Ended, short
 
 __all__ = [
     "Figure",
@@ -27,10 +32,15 @@ __all__ = [
     "busy_shares",
     "cross_map",
     "eigenvalue_curve",
+    "finite",
+    "lesson_curves",
+    "parallel_axes",
     "peak_memory",
+    "pool_sizes",
     "scatter",
     "step_seconds",
     "throughput",
+    "trial_curves",
     "widest_gap",
 ]
 
@@ -293,8 +303,35 @@ def busy_shares(key: str, steps: Sequence[StepStory]) -> Figure:
     return Figure(f"{key}-busy", "Which step was busy?", caption, data, layout, _tall(len(steps), 90))
 
 
+def pool_sizes(key: str, found: Sequence[Pool], seconds: float) -> Figure:
+    """How many workers each pool had over the time of the run."""
+    data = []
+    for pool, colour in zip(found, cycle((BLUE, YELLOW, GREEN, PURPLE)), strict=False):
+        times = np.concatenate([pool.spans[:, 0], pool.spans[:, 1]])
+        change = np.repeat([1, -1], len(pool.spans))[np.argsort(times, kind="stable")]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": _safe("+".join(pool.steps)),
+                "x": [0, *np.sort(times).round(3).tolist(), round(seconds, 3)],
+                "y": [0, *np.cumsum(change).tolist(), 0],
+                "line": {"shape": "hv", "color": colour, "width": 1.5},
+                "hovertemplate": "%{y} workers at %{x:.1f} s<extra></extra>",
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "workers"}, "rangemode": "tozero"},
+        "showlegend": len(found) > 1,
+    }
+    caption = "A worker counts from the begin of its first unit to the end of its last."
+    return Figure(f"{key}-pools", "How many worked?", caption, data, layout, 240)
+
+
 def peak_memory(key: str, traces: pa.Table) -> Figure:
     """The highest resident memory of each worker."""
+    traces = traces.filter(pc.equal(traces["step"], "write"))  # who writes tells its own memory
     peaks = traces.group_by("worker").aggregate([("rss_bytes", "max")]).sort_by([("rss_bytes_max", "descending")])
     peaks = peaks.slice(0, _MOST_WORKERS).to_pydict()
     bars = {
@@ -333,3 +370,161 @@ def _lying(title: str) -> dict[str, Any]:
 
 def _tall(bars: int, rest: int) -> int:
     return rest + 34 * max(bars, 2)
+
+
+# --- trainings -------------------------------------------------------------------------------------------
+
+_QUALITY = {
+    "likeness": (
+        "How well are neighbours told apart?",
+        "How often an id beside another scores higher than one drawn at random, on rows that are not learned from: "
+        "0.5 is chance, 1 is perfect.",
+    ),
+    "accuracy": (
+        "How many hidden tokens are guessed?",
+        "On rows that are not learned from, the same tokens each time.",
+    ),
+    "held_out_error": (
+        "How well are fields reconstructed?",
+        "Squared errors of velocity and vorticity over their own squares, on rows that are not learned from: "
+        "0 is perfect.",
+    ),
+    "spectrum_error": (
+        "Do generated fields have the energies of true ones?",
+        "Logarithm of the ratio of the mean energies in a shell of wave numbers, without its sign, as a mean over all "
+        "shells, before gains are fitted: 0 is perfect.",
+    ),
+}
+_LOSSES = {"loss": (BLUE, "learned from"), "held_out_loss": (YELLOW, "held out")}
+
+
+def finite(line: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON, and so a page, knows no numbers that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def lesson_curves(key: str, lines: Sequence[Mapping[str, float | None]]) -> list[Figure]:
+    """What a training has said over its epochs: the loss, and how good it is at what it learns."""
+    losses = [_course(lines, name, *_LOSSES[name]) for name in _LOSSES if name in lines[-1]]
+    caption = "Mean over what was learned from last, in nats."
+    figures = [Figure(f"{key}-loss", "Does it learn?", caption, losses, _over_epochs("loss", len(losses) > 1))]
+    for name in (name for name in _QUALITY if name in lines[-1]):
+        title, caption = _QUALITY[name]
+        layout = _over_epochs(name)
+        figures.append(Figure(f"{key}-{name}", title, caption, [_course(lines, name, GREEN, name)], layout))
+    return figures
+
+
+def _course(lines: Sequence[Mapping[str, float | None]], name: str, colour: str, label: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label,
+        "x": [line["epoch"] for line in lines],
+        "y": [line.get(name) for line in lines],
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 5},
+        "hovertemplate": f"%{{y:.4f}} after %{{x:.2f}} epochs<extra>{_safe(label)}</extra>",
+    }
+
+
+def _over_epochs(what: str, legend: bool = False) -> dict[str, Any]:
+    return {
+        "xaxis": {"title": {"text": "epochs"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": _safe(what.replace("_", " "))}},
+        "showlegend": legend,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+    }
+
+
+# --- searches --------------------------------------------------------------------------------------------
+
+_FAINT = "rgba(128,128,128,0.45)"
+_MARGIN = 0.04
+
+
+def trial_curves(ended: Sequence[Ended], winner: Ended, metric: str) -> Figure:
+    """The metric of each trial over its epochs; the best one in colour."""
+    data = []
+    for each in sorted(ended, key=lambda one: one.number == winner.number):
+        colour, width = _stroke(each, winner)
+        curve = _course([finite(line) for line in each.lines], metric, colour, f"trial {each.number}")
+        data.append({**curve, "line": {"color": colour, "width": width}})
+    caption = "Each line is a trial, the best one red; the short ones were stopped."
+    return Figure("curves", "How did the trials go?", caption, data, _over_epochs(metric), 380)
+
+
+def _stroke(each: Ended, winner: Ended) -> tuple[str, float]:
+    if each.number == winner.number:
+        return RED, 3.0
+    return (BLUE, 1.5) if each.state == "done" else (_FAINT, 1.0)
+
+
+def parallel_axes(ended: Sequence[Ended], winner: Ended, metric: str) -> Figure:
+    """Each trial as a line through its values and its metric, each on an axis of its own.
+
+    Inselberg (1985), doi:10.1007/BF01898350. Drawn as plain lines: Plotly's own needs scripts made at run time.
+    """
+    told = [each for each in ended if not math.isnan(each.last(metric))]
+    axes = [_axis(name, [short(each.values)[name] for each in told]) for name in short(winner.values)]
+    axes.append(_axis(metric, [each.last(metric) for each in told]))
+    order = sorted(range(len(told)), key=lambda at: told[at].number == winner.number)
+    data = [_trail(told[at], winner, axes, at) for at in order]
+    layout = {
+        "xaxis": {
+            "tickvals": list(range(len(axes))),
+            "ticktext": [_safe(axis.name) for axis in axes],
+            "showgrid": True,
+            "range": [-0.3, len(axes) - 0.5],
+            "zeroline": False,
+            "side": "top",
+        },
+        "yaxis": {**_bare(), "range": [-_MARGIN, 1 + _MARGIN]},
+        "annotations": [note for at, axis in enumerate(axes) for note in axis.notes(at)],
+        "showlegend": False,
+        "hovermode": "closest",
+        "margin": {"l": 16, "r": 16, "t": 48, "b": 16},
+    }
+    caption = "Each line is a trial, from its settings on the left to its result on the right; the best one is red."
+    return Figure("parallel", "Which settings are good?", caption, data, layout, 420)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One setting: where each trial stands on it, from 0 to 1, and what is written beside it."""
+
+    name: str
+    places: Sequence[float]
+    ticks: Sequence[tuple[float, str]]
+
+    def notes(self, at: int) -> list[dict[str, Any]]:
+        plain = {"x": at, "xanchor": "left", "xshift": 5, "showarrow": False, "font": {"size": 11}}
+        return [{**plain, "y": place, "text": _safe(text)} for place, text in self.ticks]
+
+
+def _axis(name: str, values: Sequence[Any]) -> _Axis:
+    """Numbers by their size, by their logarithm where they lie far apart; other things one above the other."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+        kinds = sorted(set(texts))
+        step = 1 / max(len(kinds) - 1, 1)
+        return _Axis(name, [kinds.index(text) * step for text in texts], [(at * step, t) for at, t in enumerate(kinds)])
+    low, high = min(values), max(values)
+    scale = math.log if low > 0 and high / low >= 10 else float
+    width = (scale(high) - scale(low)) or 1.0
+    distinct = sorted(set(values)) if len(set(values)) <= 5 else [low, high]
+    ticks = [((scale(value) - scale(low)) / width, f"{value:.4g}") for value in distinct]
+    return _Axis(name, [(scale(value) - scale(low)) / width for value in values], ticks)
+
+
+def _trail(each: Ended, winner: Ended, axes: Sequence[_Axis], at: int) -> dict[str, Any]:
+    colour, width = _stroke(each, winner)
+    words = ", ".join(f"{name} {value}" for name, value in short(each.values).items())
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(range(len(axes))),
+        "y": [round(axis.places[at], 4) for axis in axes],
+        "line": {"color": colour, "width": width, "shape": "spline", "smoothing": 0.6},
+        "hovertemplate": f"trial {each.number}: {_safe(words)}<extra></extra>",
+    }

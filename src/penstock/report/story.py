@@ -11,11 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock.core import streaming
 from penstock.core.dataset import Manifest, existing, newest
+from penstock.core.nouns import Stream
 from penstock.core.storage import join, local_copy, store_of
 from penstock.errors import DatasetError, StorageError
 
-__all__ = ["Ancestor", "BadRow", "Run", "StepStory", "lineage", "quarantine", "runs", "steps", "telling"]
+__all__ = [
+    "Ancestor",
+    "BadRow",
+    "Feeding",
+    "Run",
+    "StepStory",
+    "feeding",
+    "lineage",
+    "quarantine",
+    "runs",
+    "steps",
+    "telling",
+]
 
 _MOST_RUNS = 20
 _MOST_FILES = 3
@@ -28,7 +42,8 @@ class Run:
 
     Attributes:
         facts: pipeline, runner, units, skipped, rows, bad_rows, bad_units, seconds, started, manifest, machine.
-        traces: unit, step, seconds, waited_seconds, rows_in, rows_out, rows_bad, worker, finished, rss_bytes.
+        traces: unit, step, seconds, waited_seconds, rows_in, rows_out, rows_bad, worker, finished, rss_bytes,
+            bytes_out, began; the last two are lacking in runs that an older Penstock recorded.
     """
 
     facts: Mapping[str, Any]
@@ -41,12 +56,12 @@ class Run:
 
     @property
     def workers(self) -> int:
-        """How many processes finished units."""
+        """How many processes worked on units."""
         return int(pc.count_distinct(self.traces["worker"]).as_py())
 
     @property
     def peak_bytes(self) -> int:
-        """Resident memory of the largest worker."""
+        """Resident memory of the largest worker that wrote."""
         return int(pc.max(self.traces["rss_bytes"]).as_py() or 0)
 
     @property
@@ -120,6 +135,28 @@ def steps(run: Run) -> list[StepStory]:
         )
         for line in sums.to_pylist()
     ]
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What was fed to a solver that ran meanwhile.
+
+    Attributes:
+        units, rows: that were made for it, in all its runs.
+        runs: the newest first; see `penstock.core.streaming.runs`.
+        done: whether the solver has come to its end.
+    """
+
+    units: int
+    rows: int
+    runs: Sequence[Mapping[str, Any]]
+    done: bool
+
+
+def feeding(stream: Stream) -> Feeding:
+    """What *stream* has left beside its solver's files."""
+    units, rows = streaming.rows_made(stream.into.uri)
+    return Feeding(units, rows, streaming.runs(stream.into.uri), stream.into.done())
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
-from penstock.core.nouns import Pipeline, Report, Unit
+from penstock.core.nouns import Batch, Fit, Pipeline, Report, Stream, Unit
 from penstock.core.plan import Resources
 from penstock.core.run import Outcome, Watch, run
+from penstock.core.streaming import begin, fed, making, recorded
 from penstock.core.work import Assignment, carry, opened
+from penstock.trainings.alone import Alone
 
 __all__ = ["Inline"]
 
@@ -31,6 +34,24 @@ class Inline:
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out. Raises `RunError`."""
         return run(pipeline, "inline", _carry, watch)
+
+    def train(self, fit: Fit, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Carry *fit* out by one worker, this process."""
+        if not fit.training.done():
+            fit.training.begin()
+            fit.training.train(Alone(heard))
+
+    def stream(self, stream: Stream, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Feed a solver from this process. Raises `RunError`."""
+        begin(stream)
+        if not stream.into.done():
+            with recorded(stream, "inline", heard) as told:
+                stream.into.run(fed(stream, partial(_flow, stream)), told)
+
+
+def _flow(stream: Stream, units: Iterable[Unit]) -> Iterator[Batch]:
+    with making(stream) as make:
+        yield from map(make, units)
 
 
 def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:

@@ -13,26 +13,37 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from penstock.core.nouns import Pipeline, Report, Transform, Unit
+from penstock.core.dataset import Manifest
+from penstock.core.nouns import Fit, Pipeline, Report, Stream, Transform, Unit
 from penstock.core.plan import Operator, Resources, admit, operators
 from penstock.core.run import Outcome, Watch, run
+from penstock.core.streaming import begin as begin_stream
+from penstock.core.streaming import fed, recorded
 from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opened, step
 from penstock.errors import PenstockError, RunError
-from penstock.runners import envelope
+from penstock.runners import envelope, tables, train, watcher
+from penstock.runners.balance import Balance
+from penstock.runners.datasets import HDF5Datasink, datasink, read_manifest
+from penstock.runners.stream import flow
+from penstock.tables.client import bringing
 
-__all__ = ["Ray"]
+__all__ = ["HDF5Datasink", "Ray", "datasink", "read_manifest"]
 
 _EPOCH_UNITS = 10_000
+_NEVER = 1e9
+"""A utilisation that no pool reaches."""
 _RETRIES = 2
 """How often Ray tries a unit again whose worker died; see `_epoch` for what happens then."""
 
@@ -47,12 +58,15 @@ class Ray:
         cpus: cores that our own Ray may use; 0 takes all.
         gpus: of our own Ray; -1 lets Ray look.
         object_store_bytes: shared memory for batches on the way in our own Ray; 0 lets Ray choose.
+        table_actors: how many actors hold each table that a `lookup` step reads; with 0 each worker maps the
+            table itself, which is best where every node has room for it.
     """
 
     address: str = ""
     cpus: int = 0
     gpus: int = -1
     object_store_bytes: int = 0
+    table_actors: int = 0
 
     def resources(self) -> Resources:
         """What the cluster has; our own Ray is not started for that."""
@@ -78,9 +92,29 @@ class Ray:
         """
         if not self.address:
             admit(pipeline, self.resources())
-        with self.session():
+        with self.session(), tables.held(pipeline, self.table_actors):
             admit(pipeline, _cluster_resources(self.address or "our own Ray"))
-            return run(pipeline, "ray", _carry, watch)
+            with watcher.on_duty(pipeline.clusters):
+                return run(pipeline, "ray", _carry, watch)
+
+    def train(self, fit: Fit, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Carry *fit* out by Ray Train. Raises `RunError`; what was published is kept."""
+        if not fit.training.done():
+            with self.session():
+                train.fitted(fit, heard)
+
+    def stream(self, stream: Stream, heard: Callable[[Mapping[str, float]], None]) -> None:
+        """Feed a solver, which runs beside this process, from actors. Raises `RunError`."""
+        begin_stream(stream)
+        if stream.into.done():
+            return
+        with self.session(), recorded(stream, "ray", heard) as told:
+            stream.into.run(fed(stream, partial(flow, stream)), told)
+
+    @staticmethod
+    def view(manifest: Manifest, columns: Sequence[str], rows: int) -> Any:
+        """A published dataset as one of Ray Data, *rows* to a block."""
+        return read_manifest(manifest.uri, columns, manifest.version, rows)
 
 
 # --- connecting ------------------------------------------------------------------------------------------
@@ -205,27 +239,53 @@ def _found(outcomes: Iterator[Outcome], lost: dict[str, Unit]) -> Iterator[Outco
 def _stream(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
     import ray.data
 
-    _set_context(ray.data.DataContext.get_current())
-    dataset = ray.data.from_items([envelope.unit(unit) for unit in epoch], override_num_blocks=len(epoch))
     pipeline = assignment.pipeline
-    parts = operators(pipeline)
-    for index, operator in enumerate(parts):
-        dataset = _mapped(dataset, assignment, operator, last=index == len(parts) - 1)
+    balance = Balance(pipeline, partial(_cluster_resources, "the cluster"))
     try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from envelope.outcomes(block)
+        with _settings(balance):
+            dataset = ray.data.from_items([envelope.unit(unit) for unit in epoch], override_num_blocks=len(epoch))
+            parts = operators(pipeline)
+            for index, operator in enumerate(parts):
+                dataset = _mapped(dataset, assignment, operator, last=index == len(parts) - 1)
+            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for outcome in envelope.outcomes(block):
+                    balance.hear(outcome)
+                    yield outcome
     except ray.exceptions.RayError as error:
         cause = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = f"{pipeline.name}: Ray could not go on: {cause[0]} ... {cause[-1]}"
         raise RunError(f"{text}\n  finished units are kept; the whole story is in Ray's log files") from error
 
 
-def _set_context(context: Any) -> None:
+@contextmanager
+def _settings(balance: Balance) -> Iterator[None]:
+    """Ray Data's context as a run needs it; what else this process does by Ray Data is as before."""
+    from ray.data.context import AutoscalingConfig, DataContext
+
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context.print_on_execution_start = False
-    context.enable_progress_bars = False
-    # A block whose worker died too often is left out; `_epoch` sees which unit that was.
-    context.max_errored_blocks = -1
+    context = DataContext.get_current()
+    # A warm model is not given up in a short lull; and of several pools all sizes are reckoned together.
+    ours = {"actor_pool_util_upscaling_threshold": _NEVER} if balance.needed else {}
+    callbacks = [*context.custom_execution_callback_classes, *([lambda: balance] if balance.needed else [])]
+    wanted = {
+        "print_on_execution_start": False,
+        "enable_progress_bars": False,
+        # A block whose worker died too often is left out; `_epoch` sees which unit that was.
+        "max_errored_blocks": -1,
+        "autoscaling_config": AutoscalingConfig(actor_pool_util_downscaling_threshold=-_NEVER, **ours),
+        "custom_execution_callback_classes": callbacks,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    try:
+        _set(context, wanted)
+        yield
+    finally:
+        _set(context, before)
+
+
+def _set(context: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(context, name, value)
 
 
 def _mapped(dataset: Any, assignment: Assignment, operator: Operator, *, last: bool) -> Any:
@@ -238,7 +298,13 @@ def _mapped(dataset: Any, assignment: Assignment, operator: Operator, *, last: b
         how = {
             "fn": _Worker,
             "fn_constructor_args": (line,),
-            "compute": ActorPoolStrategy(min_size=low, max_size=high, initial_size=low),
+            "compute": ActorPoolStrategy(
+                min_size=low,
+                max_size=high,
+                initial_size=low,
+                max_concurrent_calls_per_actor=operator.concurrency if operator.concurrency > 1 else None,
+                enable_true_multi_threading=operator.concurrency > 1,
+            ),
             "max_restarts": -1,
             "max_task_retries": _RETRIES,
         }
@@ -276,22 +342,43 @@ class _Line:
 
 
 class _Worker:
-    """A worker of an actor pool: opens its steps at the first unit and keeps them open."""
+    """A worker of an actor pool: opens its steps at the first unit and keeps them open.
+
+    Several threads may call it, each with a unit; a step is in the hands of as many as its place allows.
+    """
 
     def __init__(self, line: _Line) -> None:
+        watcher.enlist()
         self.line = line
         self._stack = ExitStack()
-        self._transforms: list[Transform] | None = None
+        self._opening = threading.Lock()
+        self._open: _Open | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self._transforms is None:
-            try:
-                self._transforms = self._stack.enter_context(
-                    opened(self.line.assignment, self.line.first, self.line.stop)
-                )
-            except PenstockError as error:
-                return envelope.outcome(Failure(envelope.unit_of(block), str(error), fatal=True))
-        return _work(self.line, self._transforms, block)
+        try:
+            with self._opening:
+                self._open = self._open or self._opened()
+        except PenstockError as error:
+            return envelope.outcome(Failure(envelope.unit_of(block), str(error), fatal=True))
+        return _work(self.line, self._open, block)
+
+    def _opened(self) -> _Open:
+        pipeline = self.line.assignment.pipeline
+        with bringing(tables.find):
+            line = opened(self.line.assignment, self.line.first, self.line.stop)
+            transforms = self._stack.enter_context(line)
+        places = [step.place for step in pipeline.steps[self.line.first : self.line.stop]]
+        gates = [threading.Semaphore(place.concurrency) for place in places]
+        return _Open(transforms, gates, threading.Semaphore(pipeline.read.concurrency))
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The live steps of a worker, each with the gate that lets in as many threads as its place allows."""
+
+    transforms: list[Transform]
+    gates: list[threading.Semaphore]
+    reading: threading.Semaphore
 
 
 _WORKERS: dict[tuple[str, int], _Worker] = {}
@@ -306,14 +393,16 @@ def _task(block: pa.Table, line: _Line) -> pa.Table:
     return worker(block)
 
 
-def _work(line: _Line, transforms: list[Transform], block: pa.Table) -> pa.Table:
+def _work(line: _Line, live: _Open, block: pa.Table) -> pa.Table:
     """Carry one block on: from a unit or a parcel to a parcel or an outcome."""
     found = envelope.opened(block)
     if isinstance(found, Unit):
-        found = begin(line.assignment, found)
-    for index, transform in enumerate(transforms, line.first):
+        with live.reading:
+            found = begin(line.assignment, found)
+    for index, (transform, gate) in enumerate(zip(live.transforms, live.gates, strict=True), line.first):
         if isinstance(found, Parcel):
-            found = step(line.assignment, index, transform, found)
+            with gate:
+                found = step(line.assignment, index, transform, found)
     if line.last and isinstance(found, Parcel):
         found = finish(line.assignment, found)
     return envelope.parcel(found) if isinstance(found, Parcel) else envelope.outcome(found)

@@ -106,6 +106,40 @@ def test_neighbours_share_workers_as_far_as_their_places_allow(read, places, wan
     assert found == wanted
 
 
+def test_a_worker_has_as_many_units_in_hand_as_its_most_concurrent_step():
+    places = [
+        Place(concurrency=3),
+        Place("actor", concurrency=2),
+        Place("actor", concurrency=8),
+        Place("actor", cpus=2),
+    ]
+    found = [(o.first, o.stop, o.concurrency) for o in operators(line(*places, read=Place(concurrency=4)))]
+    assert found == [(0, 3, 8), (3, 4, 1)]
+    found = [
+        (o.first, o.stop, o.concurrency) for o in operators(line(ACTOR, read=Place("actor", concurrency=4, cpus=2)))
+    ]
+    assert found == [(0, 0, 4), (0, 1, 1)]
+
+
+def test_tasks_have_one_unit_each():
+    with pytest.raises(PlanError) as caught:
+        admit(line(Place("task", concurrency=2)), MACHINE)
+    assert str(caught.value) == (
+        "line: read+plain runs as tasks, which have one unit each, and concurrency is 2; "
+        'give one of these steps place = { kind = "actor" }'
+    )
+
+
+def test_units_in_hand_take_memory_each():
+    one, four = (estimate(p, schemas(p)) for p in (line(ACTOR), line(Place("actor", concurrency=4))))
+    assert four.worker_memory_bytes == 4 * one.worker_memory_bytes
+
+
+def test_as_many_units_as_wanted_are_counted():
+    pipeline = line(ACTOR, max_units=3)
+    assert estimate(pipeline, schemas(pipeline)).units == len(list(pipeline.units())) == 3
+
+
 def test_the_steps_of_all_operators_are_the_line():
     places = [FUNCTION, TASK, GPU, FUNCTION, POOL, POOL, TASK, FUNCTION]
     found = operators(line(*places))
@@ -225,6 +259,25 @@ def test_the_estimate_scales_a_sample_up():
     assert (found.units, found.bytes_in, found.largest_unit_bytes, found.empty_units) == (4, 3000, 1000, 1)
     assert (found.rows, found.bytes_out) == (30, 12_000)
     assert found.worker_memory_bytes == pytest.approx(10 * (100 + 400) + 5000, abs=10)
+
+
+@dataclass(frozen=True)
+class Copies(Plain):
+    """So many rows for each."""
+
+    times: float
+
+    def rows_per_row(self):
+        return self.times
+
+
+@pytest.mark.parametrize("times", [3.0, 0.5])
+def test_a_stage_may_say_how_many_rows_it_makes_of_one(times):
+    """The 30 vectors of 400 bytes of before, copied; their memory counts as well."""
+    pipeline = Pipeline("line", Lines(), Parquet("x"), (Step(Vectors()), Step(Copies(times)), Step(Plain())))
+    found = estimate(pipeline, schemas(pipeline))
+    assert (found.rows, found.bytes_out) == (30 * times, 12_000 * times)
+    assert found.worker_memory_bytes == pytest.approx(10 * (100 + 400 + 2 * 400 * times) + 5000, abs=10)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.core import reading
-from penstock.core.batch import tensor_column
+from penstock.core.batch import tensor_column, to_numpy
 from penstock.core.dataset import Format, Manifest, commit, draft, existing, publish_part
 from penstock.core.nouns import Record, Unit
-from penstock.core.reading import read_rows, read_table
+from penstock.core.reading import read_arrays, read_rows, read_sample, read_table
 from penstock.errors import DatasetError, SchemaError
 from penstock.sinks.parquet import Parquet
 
@@ -22,6 +22,7 @@ TABLE = pa.table(
     }
 )
 ROWS = (0, 7, 0, 30, 1, 0, 52, 10, 0)
+ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 def provenance(schema):
@@ -68,7 +69,7 @@ def dataset(request, tmp_path_factory) -> Manifest:
 
 
 @given(st.integers(0, 110), st.integers(0, 110), st.lists(st.sampled_from(TABLE.column_names), unique=True))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=ALLOWED)
 def test_any_rows_of_any_columns_are_read(dataset, start, stop, columns):
     wanted = TABLE.slice(start, max(stop - start, 0)).select(columns or TABLE.column_names)
     assert read_rows(dataset, start, stop, columns).equals(wanted)
@@ -129,8 +130,8 @@ def test_a_file_is_hashed_once(tmp_path, monkeypatch):
 
 def test_an_unknown_format_is_refused(tmp_path):
     manifest = parquet(tmp_path)
-    other = Manifest(manifest.uri, 1, "zarr", manifest.schema, 1, 0, "", manifest.parts_sha256)
-    with pytest.raises(DatasetError, match=r"its format is 'zarr'; known are: parquet, hdf5"):
+    other = Manifest(manifest.uri, 1, "lance", manifest.schema, 1, 0, "", manifest.parts_sha256)
+    with pytest.raises(DatasetError, match=r"its format is 'lance'; known are: parquet, hdf5, zarr"):
         read_rows(other, 0, 1)
 
 
@@ -138,3 +139,68 @@ def test_few_parts_tables_are_kept(tmp_path):
     for i in range(6):
         read_rows(parquet(tmp_path / str(i)), 0, 1)
     assert len(reading._KNOWN) == 4
+
+
+def test_parts_tables_are_forgotten_while_other_threads_read_by_them(tmp_path, monkeypatch):
+    class Crowded(dict):
+        """Another thread forgets a table right after this one has seen it."""
+
+        def __contains__(self, key):
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+    manifest = parquet(tmp_path)
+    monkeypatch.setattr(reading, "_KNOWN", Crowded())
+    for _ in range(2):
+        assert read_rows(manifest, 0, 1).num_rows == 1
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.sampled_from(["sha256", "size"]))
+@settings(deadline=None, max_examples=40, suppress_health_check=ALLOWED)
+def test_rows_are_read_into_one_array_a_column(dataset, one, other, check):
+    start, stop = sorted((one, other))
+    found = read_arrays(dataset, start, stop, ["vector", "good", "id"], check)
+    assert list(found) == ["vector", "good", "id"]
+    for name, array in found.items():
+        exact = to_numpy(TABLE[name])[start:stop]
+        assert array.dtype == exact.dtype
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, exact)
+
+
+def test_text_is_no_array(dataset):
+    with pytest.raises(SchemaError, match="column 'name' is string; numbers or a tensor were needed"):
+        read_arrays(dataset, 0, 3, ["name"])
+
+
+def test_arrays_end_where_the_dataset_does(dataset):
+    with pytest.raises(DatasetError, match="rows 90 to 101 were asked for; it has 100"):
+        read_arrays(dataset, 90, 101, ["id"])
+
+
+@pytest.mark.parametrize("make", [parquet, hdf5])
+def test_a_file_of_another_size_is_refused_unread(tmp_path, make):
+    manifest = make(tmp_path)
+    for path in (tmp_path / "parts").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match=r"it has \d+ bytes, the parts table says \d+; the file is damaged"):
+        read_arrays(manifest, 0, 100, ["id"], "size")
+
+
+def test_hdf5_that_cannot_be_understood_is_named(tmp_path):
+    manifest = hdf5(tmp_path)
+    for path in (tmp_path / "parts").iterdir():
+        path.write_bytes(b"?" * path.stat().st_size)
+    with pytest.raises(DatasetError, match=r"rows 0 to \d+ of id cannot be read .*the file is damaged, restore it"):
+        read_arrays(manifest, 0, 100, ["id"], "size")
+
+
+def test_a_sample_is_the_same_whatever_the_window(tmp_path, monkeypatch):
+    manifest = parquet(tmp_path)
+    whole = read_sample(manifest, ["id"], 30)
+    monkeypatch.setattr(reading, "_WINDOW_ROWS", 7)
+    windowed = read_sample(manifest, ["id"], 30)
+    assert windowed["id"].to_pylist() == whole["id"].to_pylist()
+    assert whole.num_rows == len(set(whole["id"].to_pylist())) == 30
+    assert read_sample(manifest, ["id"], 1000).num_rows == 100

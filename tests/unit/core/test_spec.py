@@ -622,3 +622,24 @@ def test_all_parts_that_penstock_brings_can_be_imported():
     assert len(points) > 10
     assert all(dataclasses.is_dataclass(plugins.load(kind, name)) for kind, name in points)
     assert Path(plugins.load("sinks", "hdf5").__module__.replace(".", "/")).name == "hdf5"
+
+
+# --- environment variables -------------------------------------------------------------------------------
+
+
+def test_texts_may_name_environment_variables(monkeypatch):
+    monkeypatch.setenv("PLACE", "s3://bucket")
+    monkeypatch.setenv("NAME", "out")
+    text = (
+        'sink = { use = "parquet", uri = "${env:PLACE}/${env:NAME}" }\nsource = { use = "text", uri = "$NAME ${NAME}" }'
+    )
+    [line] = loads(text, name="line.toml").pipelines
+    assert (line.sink.uri, line.source.uri) == ("s3://bucket/out", "$NAME ${NAME}"), "what shells expand is left alone"
+
+
+def test_a_variable_that_is_not_set_is_refused_with_its_place(monkeypatch):
+    monkeypatch.delenv("PLACE", raising=False)
+    text = 'source = { use = "text", uri = "in" }\nsink = { use = "parquet", uri = "${env:PLACE}" }'
+    with pytest.raises(SpecError, match=r"line.toml:2: sink.uri: the environment variable PLACE is not set; export it"):
+        loads(text, name="line.toml")
+    assert loads(text, changes={"sink.uri": "out"}).pipelines[0].sink.uri == "out"

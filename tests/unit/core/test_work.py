@@ -102,7 +102,7 @@ def failing(bad: set[int]) -> Callable:
 def test_exactly_the_bad_rows_are_put_aside(drawn):
     count, bad = drawn
     batch = table(*range(count))
-    good, aside = work._sift(failing(bad), batch, SCHEMA, 1000)
+    good, aside = work.sift(failing(bad), batch, SCHEMA, 1000)
     assert good["x"].to_pylist() == [x for x in range(count) if x not in bad]
     found = {x: text for rows, texts in aside for x, text in zip(rows["x"].to_pylist(), texts, strict=True)}
     assert found == {x: f"ValueError: cannot take {x}" for x in bad}
@@ -115,7 +115,7 @@ def test_one_in_a_hundred_costs_about_twice_log_two_calls():
         calls.append(batch.num_rows)
         return failing({42})(batch)
 
-    good, aside = work._sift(does, table(*range(100)), SCHEMA, 1000)
+    good, aside = work.sift(does, table(*range(100)), SCHEMA, 1000)
     assert (good.num_rows, sum(rows.num_rows for rows, _ in aside)) == (99, 1)
     assert len(calls) <= 1 + 2 * np.ceil(np.log2(100))
 
@@ -128,7 +128,7 @@ def test_a_batch_that_fails_only_as_a_whole_loses_no_row():
             raise MemoryError("too large")
         return batch
 
-    good, aside = work._sift(does, table(*range(100)), SCHEMA, 0)
+    good, aside = work.sift(does, table(*range(100)), SCHEMA, 0)
     assert (good["x"].to_pylist(), aside) == (list(range(100)), [])
 
 
@@ -140,7 +140,7 @@ def test_it_gives_up_past_the_allowance():
         raise ValueError("no row is good")
 
     with pytest.raises(TooManyBadRows, match="3 rows of one unit failed; the first: ValueError: no row is good"):
-        work._sift(does, table(*range(1000)), SCHEMA, 2)
+        work.sift(does, table(*range(1000)), SCHEMA, 2)
     assert len(calls) < 30, "not a call for each of the thousand"
 
 
@@ -151,7 +151,7 @@ def test_a_stage_that_knows_its_bad_rows_is_called_once():
         calls.append(1)
         raise RowErrors(batch.slice(2), batch.slice(0, 2), ["too short", "too long"])
 
-    good, aside = work._sift(does, table(*range(10)), SCHEMA, 1000)
+    good, aside = work.sift(does, table(*range(10)), SCHEMA, 1000)
     assert len(calls) == 1
     assert good["x"].to_pylist() == list(range(2, 10))
     assert [(r["x"].to_pylist(), t) for r, t in aside] == [([0, 1], ("too short", "too long"))]
@@ -168,7 +168,7 @@ def test_row_errors_inside_a_bisection_count_too():
             raise RowErrors(rest, batch.slice(at, 1), ["one"])
         return batch
 
-    good, aside = work._sift(does, table(*range(10)), SCHEMA, 1000)
+    good, aside = work.sift(does, table(*range(10)), SCHEMA, 1000)
     assert good["x"].to_pylist() == [0, 2, 3, 4, 5, 6, 8, 9]
     assert [(r["x"].to_pylist(), t) for r, t in aside] == [([1, 7], ("one", "ValueError: cannot take 7"))]
 
@@ -268,6 +268,15 @@ def test_a_source_that_knows_its_bad_rows_goes_on_with_the_good_ones(tmp_path):
 
 
 # --- writing ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_live_stage_tells_of_itself_stands_in_the_record(tmp_path):
+    def does(batch):
+        return batch
+
+    does.told = "packed of packed 2, reference 1 tokens/s"
+    record = carried(assigned(tmp_path, Mapped(does), Mapped()))
+    assert [trace.told for trace in record.traces] == ["", does.told, "", ""]
 
 
 def test_a_record_tells_the_whole_story(tmp_path):

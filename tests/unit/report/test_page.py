@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
-from penstock.core.dataset import existing
 from penstock.core.spec import Spec, View
 from penstock.errors import DatasetError, PenstockError, SchemaError, SpecError
 from penstock.report import build, page
@@ -157,16 +156,6 @@ def test_a_package_that_is_missing_is_named(world, monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     with pytest.raises(PenstockError, match=r"the report needs plotly: pip install 'penstock\[report\]'"):
         build(world.embeddings, tmp_path / "page.html", View(""))
-
-
-def test_a_sample_is_the_same_whatever_the_window(world, monkeypatch):
-    manifest = existing(world.embeddings)
-    whole = page._sampled(manifest, ["id"], 30)
-    monkeypatch.setattr(page, "_WINDOW_ROWS", 7)
-    windowed = page._sampled(manifest, ["id"], 30)
-    assert windowed["id"].to_pylist() == whole["id"].to_pylist()
-    assert whole.num_rows == len(set(whole["id"].to_pylist())) == 30
-    assert page._sampled(manifest, ["id"], 1000).num_rows == 96
 
 
 def test_rows_without_a_finite_vector_are_left_out():

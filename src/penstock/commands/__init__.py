@@ -1,0 +1,1 @@
+"""Commands of ``penstock`` that have a module of their own."""
