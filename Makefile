@@ -2,9 +2,13 @@
 PENSTOCK = .venv/bin/penstock
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help setup system demo test check unit bench clean
+.PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video test check unit bench clean
 help:
 	@echo "make demo             set up, run the main job, print where its report is"
+	@echo "make demo-cluster     the same from Ray to a real Slurm and back, with S3 in between, all on this machine"
+	@echo "make demo-genomes     reads of eleven genomes: k-mers, a table trained by Ray Train, clusters of reads"
+	@echo "make demo-cfd         generated turbulence, streamed into OpenFOAM while it runs, and judged beside the truth"
+	@echo "make demo-video       videos cut into shots, judged, near-duplicates found, the best written as clips; a gallery"
 	@echo "make test             set up, run every test, real daemons included"
 	@echo "make check            lint, types, layers, unit tests"
 	@echo "make bench NAME=...   one benchmark of benchmarks/"
@@ -17,6 +21,22 @@ system:
 
 demo: setup
 	$(PENSTOCK) run examples/antibodies/pipeline.toml
+
+demo-cluster: setup system
+	@scripts/demo-cluster
+
+demo-genomes: setup
+	.venv/bin/python examples/genomes/reads.py examples/genomes/reads --reads 60 --length 3000 --error 0.05
+	$(PENSTOCK) run examples/genomes/pipeline.toml
+
+demo-cfd: setup system
+	$(PENSTOCK) run examples/flow/pipeline.toml
+	$(PENSTOCK) judge examples/flow/out/generated --truth examples/flow/out/truth_sample --steady-seconds 15 --out examples/flow/judgement.html
+
+demo-video: setup
+	.venv/bin/python examples/video/make.py examples/video/videos
+	$(PENSTOCK) run examples/video/pipeline.toml
+	$(PENSTOCK) gallery examples/video/out/clips --title "Curated videos" --out examples/video/gallery.html
 
 check: setup
 	.venv/bin/ruff check .
@@ -32,4 +52,4 @@ bench: setup
 	.venv/bin/python benchmarks/$(NAME).py
 
 clean:
-	rm -rf .venv examples/*/out examples/*/report.html
+	rm -rf .venv examples/*/out examples/*/report.html examples/genomes/reads examples/video/videos examples/video/gallery.html

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,6 +52,19 @@ def write(name: str, result: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     print(json.dumps(data, indent=1))
+
+
+def picture(figure: Any, path: Path) -> None:
+    """Draw a plotly figure, whose layout has its width and height, as a PNG, by Chromium."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "plot.html"
+        figure.write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
+        subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=5000",
+             f"--window-size={figure.layout.width + 16},{figure.layout.height + 16}", f"--screenshot={path}",
+             page.as_uri()],
+            check=True, capture_output=True,
+        )  # fmt: skip
 
 
 def _cpu() -> str:

@@ -22,8 +22,11 @@ import pytest
 
 from penstock.core import storage
 
-hypothesis.settings.register_profile("penstock", deadline=None)
-hypothesis.settings.load_profile("penstock")
+# A busy machine is slow to make examples too, and that says nothing about the code.
+_CALM = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("penstock", derandomize=True, **_CALM)
+hypothesis.settings.register_profile("search", max_examples=1000, **_CALM)  # HYPOTHESIS=search pytest tests/unit
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS", "penstock"))
 
 BUCKET = "penstock-tests"
 KEY, SECRET = "AKIDTEST", "SECRETTEST"

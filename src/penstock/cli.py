@@ -6,22 +6,34 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from penstock.commands.copy import copy
+from penstock.commands.gallery import gallery
+from penstock.commands.jobs import jobs
+from penstock.commands.judge import judge
+from penstock.commands.serve import serve
+from penstock.commands.simulate import foretold, sampled
+from penstock.commands.stage import recorded, recording
+from penstock.commands.stage import stage as _stage
+from penstock.commands.submit import submit
+from penstock.commands.table import table as _table
+from penstock.commands.telling import Changes, File
+from penstock.commands.telling import err as _err
+from penstock.commands.telling import out as _out
+from penstock.commands.telling import told as _told
+from penstock.commands.tune import tune
 from penstock.core import plugins, spec
-from penstock.core.dataset import existing, is_promised, promised
-from penstock.core.nouns import Pipeline, Report, Runner
-from penstock.core.plan import Plan
+from penstock.core.dataset import existing, is_promised, promised, schema_of
+from penstock.core.nouns import Fit, Report, Runner, Stream
+from penstock.core.plan import Plan, admit_fit, admit_stream
 from penstock.core.plan import check as check_plan
-from penstock.errors import PenstockError, SpecError
 
 __all__ = ["app"]
 
@@ -31,34 +43,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw data through AI models on Ray to arrays for solvers, each unit exactly once.",
 )
-_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-File = Annotated[Path, typer.Argument(help="Pipeline file, TOML or YAML.", show_default=False)]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a value: --set pipeline.NAME.sink.uri=s3://bucket/out", metavar="KEY=VALUE"),
-]
 RunnerName = Annotated[str, typer.Option("--runner", help="Carry out by this runner instead of the file's.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Our own errors end with a text and exit status 1 or 2; an interruption with 130."""
-    try:
-        yield
-    except SpecError as error:
-        _err.print("[bold red]error:[/] ", end="")
-        _err.print(str(error), markup=False)
-        raise typer.Exit(2) from error
-    except PenstockError as error:
-        _err.print("[bold red]error:[/] ", end="")
-        _err.print(str(error), markup=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        _err.print("stopped; finished units are kept, the same command goes on from there")
-        raise typer.Exit(130) from error
 
 
 def _load(file: Path, changes: list[str] | None, runner: str) -> tuple[spec.Spec, Runner]:
@@ -68,8 +54,8 @@ def _load(file: Path, changes: list[str] | None, runner: str) -> tuple[spec.Spec
     return found, chosen or plugins.load("runners", "inline")()
 
 
-def _chosen(found: spec.Spec, only: list[str] | None) -> list[Pipeline]:
-    return [found.pipeline(name) for name in only] if only else list(found.pipelines)
+def _chosen(found: spec.Spec, only: list[str] | None) -> list[spec.Line]:
+    return [found.line(name) for name in only] if only else list(found.lines)
 
 
 @app.command()
@@ -78,6 +64,17 @@ def run(
     changes: Changes = None,
     runner: RunnerName = "",
     only: Only = None,
+    *,
+    sample: Annotated[
+        int,
+        typer.Option(
+            help="Only the first so many units, into NAME-sample beside each dataset.", metavar="UNITS", min=0
+        ),
+    ] = 0,
+    record: Annotated[
+        str, typer.Option(help="Keep what goes into this step and comes out, for `stage replay`.", metavar="STEP")
+    ] = "",
+    record_units: Annotated[int, typer.Option(help="Of so many units.", metavar="UNITS")] = 3,
 ) -> None:
     """Carry out the pipelines of a file; what is done already is skipped."""
     from penstock.progress import watch_for
@@ -86,17 +83,42 @@ def run(
     with _told():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         found, carrier = _load(file, changes, runner)
-        pipelines = _chosen(found, only)
-        for plan in _plans(pipelines, carrier):
+        lines = _chosen(found, only)
+        lines = list(sampled(lines, sample)) if sample else lines
+        lines = recording(lines, record, record_units) if record else lines
+        for plan in _plans(lines, carrier):
             _warn(plan)
         with carrier.session():
-            for pipeline in pipelines:
-                done = carrier.run(pipeline, watch_for(sys.stderr))
+            for line in lines:
+                if isinstance(line, Fit):
+                    _train(line, carrier)
+                    continue
+                if isinstance(line, Stream):
+                    _feed(line, carrier)
+                    continue
+                done = carrier.run(line, watch_for(sys.stderr))
                 if not sys.stderr.isatty():  # else the display ends with the same words
                     _summarise(done)
-        if found.report is not None and not only:
+                recorded(line, done)
+        if found.report is not None and not only and not sample:
             page = build(found, file.with_name("report.html"), file=file.name)
             _out.print(f"report: {page.absolute().as_uri()}")
+
+
+def _train(fit: Fit, carrier: Runner) -> None:
+    from penstock.progress import heard_for
+
+    with heard_for(sys.stderr, fit) as heard:
+        carrier.train(fit, heard)
+    _out.print(f"[bold]{fit.name}[/]: trained -> {fit.training.uri} version {existing(fit.training.uri).version}")
+
+
+def _feed(stream: Stream, carrier: Runner) -> None:
+    from penstock.progress import fed_for
+
+    with fed_for(sys.stderr, stream) as heard:
+        carrier.stream(stream, heard)
+    _out.print(f"[bold]{stream.name}[/]: the solver has ended -> {stream.into.uri}")
 
 
 def _summarise(report: Report) -> None:
@@ -113,24 +135,54 @@ def check(
     changes: Changes = None,
     runner: RunnerName = "",
     only: Only = None,
+    simulate: Annotated[
+        str, typer.Option(help="Predict time, cost and bottleneck on other nodes.", metavar="nodes=128,cpus=32")
+    ] = "",
 ) -> None:
     """Say what would run, where, and how much; refuse what cannot finish. Nothing is started."""
     with _told():
         found, carrier = _load(file, changes, runner)
-        for plan in _plans(_chosen(found, only), carrier):
+        lines = _chosen(found, only)
+        if simulate:
+            foretold(lines, simulate, carrier)
+            return
+        for plan in _plans(lines, carrier):
             _show(plan)
+        for line in lines:
+            if isinstance(line, Fit):
+                workers = line.place.replicas[1]
+                _out.print(f"{line.name}: {workers} workers learn {line.training.uri} from {line.training.reads}")
+            if isinstance(line, Stream):
+                steps = " -> ".join(["read", *(step.name for step in line.steps), type(line.into).__name__.lower()])
+                _out.print(f"{line.name}: {steps} -> {line.into.uri}")
         _out.print("[green]can run[/]")
 
 
-def _plans(pipelines: list[Pipeline], carrier: Runner) -> Iterator[Plan]:
-    """The plans in order; a dataset that an earlier pipeline will make is known by its schema."""
+def _plans(lines: list[spec.Line], carrier: Runner) -> Iterator[Plan]:
+    """The plans in order; what an earlier pipeline or training will make is known by its schema.
+
+    What a solver will leave is not: pipelines that read it are planned when it has ended.
+    """
     resources = carrier.resources()
     coming: dict[str, pa.Schema] = {}
-    for pipeline in pipelines:
+    unknown: set[str] = set()
+    for line in lines:
+        if unknown & {*spec.read_by(line)}:
+            unknown.add(spec.written(line))
+            continue
         with promised(coming):
-            plan = check_plan(pipeline, resources)
-            yield plan
-        coming = {**coming, pipeline.sink.uri.rstrip("/"): pipeline.sink.schema(plan.schemas[-1])}
+            if isinstance(line, Fit):
+                admit_fit(line, resources)
+                schema = line.training.schema(schema_of(line.training.reads))
+            elif isinstance(line, Stream):
+                admit_stream(line, resources)
+                unknown |= set() if line.into.done() else {spec.written(line)}
+                continue
+            else:
+                plan = check_plan(line, resources)
+                yield plan
+                schema = line.sink.schema(plan.schemas[-1])
+        coming = {**coming, spec.written(line): schema}
 
 
 def _show(plan: Plan) -> None:
@@ -261,3 +313,14 @@ def version() -> None:
     from importlib.metadata import version as version_of
 
     print(version_of("penstock"))  # noqa: T201
+
+
+app.command()(copy)
+app.command()(submit)
+app.command()(serve)
+app.command()(tune)
+app.command()(judge)
+app.command()(gallery)
+app.add_typer(_table, name="table")
+app.add_typer(_stage, name="stage")
+app.add_typer(jobs, name="jobs")

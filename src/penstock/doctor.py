@@ -19,14 +19,14 @@ from penstock.clusters.local import Local
 from penstock.core.nouns import Job
 from penstock.errors import JobError, WeightsError
 from penstock.models.catalogue import CATALOGUE, Entry, verify
-from penstock.solvers.job import run_job
+from penstock.solvers.work import run_job
 
 __all__ = ["Finding", "examine"]
 
 _GIB = 1 << 30
 _LEAST_DISK_BYTES = 2 * _GIB
 _LEAST_SHM_BYTES = 2 * _GIB
-_MPI_SECONDS = 60
+_MPI_MINUTES = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def examine() -> list[Finding]:
         disk(Path.cwd()),
         shared_memory(Path("/dev/shm")),  # noqa: S108 (looked at, not written)
         aws(),
-        chromium(),
+        *map(program, _PROGRAMS),
     ]
 
 
@@ -142,7 +142,7 @@ def mpi() -> Finding:
 
 def _ranks(folder: Path) -> list[str]:
     folder.mkdir()
-    run_job(Local(), Job("doctor", (sys.executable, "-c", _RANKS), str(folder), 2, time_seconds=_MPI_SECONDS))
+    run_job(Local(tasks=2, time_minutes=_MPI_MINUTES), Job("doctor", (sys.executable, "-c", _RANKS), str(folder)))
     return sorted(line for line in (folder / "stdout").read_text().splitlines() if " of " in line)
 
 
@@ -205,9 +205,30 @@ def _aws_place(region: str | None) -> Iterator[str]:
         yield "endpoint of your own"
 
 
-def chromium() -> Finding:
-    """The browser that the tests of the report's page open it in."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+@dataclass(frozen=True)
+class Program:
+    """A program that some parts start: its name, the commands that it may have, who needs it, and how it is got."""
+
+    name: str
+    commands: tuple[str, ...]
+    needed: str
+    mend: str
+
+
+_PROGRAMS = (
+    Program("openfoam", ("icoFoam",), "the steps openfoam and deform, streams into it", "apt-get install openfoam"),
+    Program("g++", ("g++",), "the plugin by which streams reach OpenFOAM", "apt-get install g++"),
+    Program("ssh", ("ssh",), "clusters over SSH", "apt-get install openssh-client"),
+    Program("fluent", ("fluent",), "the step fluent", "Ansys Fluent needs a licence; fluent_case does without"),
+    Program(
+        "chromium", ("chromium", "chromium-browser", "google-chrome"), "the tests of pages", "apt-get install chromium"
+    ),
+)
+
+
+def program(wanted: Program) -> Finding:
+    """Whether a program is on PATH."""
+    found = next(filter(None, map(shutil.which, wanted.commands)), None)
     if found is None:
-        return Finding("chromium", "missing", "only the tests of the report need it", "apt-get install chromium")
-    return Finding("chromium", "ok", found)
+        return Finding(wanted.name, "missing", f"only needed by {wanted.needed}", wanted.mend)
+    return Finding(wanted.name, "ok", found)

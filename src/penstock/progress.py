@@ -21,19 +21,25 @@ The JSON lines (`JsonLines`) have stable fields, so that a log collector can rea
 =====================  ==============================================================================
 
 Memory does not grow with the number of units.
+
+A training speaks likewise (`CourseLines`): ``event``, ``time``, ``training`` (its name), ``epochs`` (how many there
+will be, or null), ``seconds``, ``seconds_left``, and the newest of what it reports: ``epoch``, ``loss`` and so on.
+``ok`` stands only at ``end``. A stream says ``stream`` and ``end_time`` instead, and ``solver_time``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,11 +47,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.core.nouns import Pipeline, Report
+from penstock.core.nouns import Fit, Pipeline, Report, Stream
 from penstock.core.run import Outcome, Watch
 from penstock.core.work import Failure
 
-__all__ = ["Counts", "JsonLines", "Terminal", "watch_for"]
+__all__ = [
+    "Counts",
+    "Course",
+    "CourseLines",
+    "CourseTerminal",
+    "Heard",
+    "JsonLines",
+    "Terminal",
+    "fed_for",
+    "heard_for",
+    "watch_for",
+]
+
+Heard: TypeAlias = Callable[[Mapping[str, float]], None]
+"""Takes what a training says of how it goes."""
 
 _WINDOW_SECONDS = 10.0
 _FRAMES_PER_SECOND = 4
@@ -106,6 +126,7 @@ class Counts:
             load = self.steps.setdefault(trace.step, _Load())
             load.seconds += trace.seconds
             load.waited_seconds += trace.waited_seconds
+            self.workers.add(trace.worker or outcome.worker)
 
     @property
     def seconds(self) -> float:
@@ -288,3 +309,177 @@ def _losses(text: Text, bad_rows: int, failed: int) -> Text:
     text.append(f"\n  {bad_rows:,} bad rows are in quarantine" if bad_rows else "", "yellow")
     text.append(f"\n  {failed:,} units failed" if failed else "", "red")
     return text
+
+
+# --- trainings -------------------------------------------------------------------------------------------
+
+
+def heard_for(stream: TextIO, fit: Fit) -> AbstractContextManager[Heard]:
+    """Where a training says how it goes: a display when *stream* is a terminal, else JSON lines."""
+    return _heard(stream, Course.of(fit))
+
+
+def fed_for(stream: TextIO, fed: Stream) -> AbstractContextManager[Heard]:
+    """Where a stream says how its solver goes, as trainings do: its ``solver_time`` of ``end_time``."""
+    return _heard(stream, Course.of(fed))
+
+
+@contextmanager
+def _heard(stream: TextIO, course: Course) -> Iterator[Heard]:
+    display = CourseTerminal(stream) if stream.isatty() else CourseLines(stream)
+    display.begin(course)
+    try:
+        yield display.heard
+    except BaseException:
+        display.end(ok=False)
+        raise
+    display.end(ok=True)
+
+
+@dataclass
+class Course:
+    """How far a training or a fed solver is: what it said last, and at which pace it goes.
+
+    Attributes:
+        kind: ``training`` or ``stream``.
+        name: what it is called.
+        measure: the metric that says how far it is: ``epoch``, or ``solver_time`` in seconds of the flow.
+        end: where that will end; None where nobody says.
+        ended: what is told of it when it has ended well, and when not.
+        clock: gives seconds that never go back.
+    """
+
+    kind: Literal["training", "stream"]
+    name: str
+    measure: str
+    end: float | None
+    ended: tuple[str, str]
+    clock: Callable[[], float] = time.monotonic
+    last: dict[str, float | None] = field(default_factory=dict)
+    _first: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @classmethod
+    def of(cls, line: Fit | Stream, clock: Callable[[], float] = time.monotonic) -> Course:
+        """Nothing was said yet."""
+        if isinstance(line, Fit):
+            ended = "is trained", "has stopped; what was published is kept"
+            return cls("training", line.name, "epoch", getattr(line.training, "epochs", None), ended, clock)
+        ended = "has ended", "has stopped; the solver's last time is kept"
+        return cls("stream", line.name, "solver_time", None, ended, clock)
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Keep the newest; JSON knows no numbers that are not finite."""
+        self.last |= {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.end = self.last.pop("end_time", None) or self.end
+        self._first = self._first or (self.clock(), self.at)
+
+    @property
+    def at(self) -> float:
+        """How far it is, by its measure."""
+        return self.last.get(self.measure) or 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self.clock() - self.started
+
+    def seconds_left(self) -> float | None:
+        """What the rest takes at the pace since the first word: a training that goes on begins in its middle."""
+        if self._first is None or self.end is None or self.at <= self._first[1]:
+            return None
+        return (self.clock() - self._first[0]) / (self.at - self._first[1]) * max(self.end - self.at, 0.0)
+
+
+class CourseLines:
+    """One JSON object for each word; see the top of this module."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def begin(self, course: Course) -> None:
+        """Say that it starts."""
+        self._course = course
+        self._say("begin", {})
+
+    def heard(self, metrics: Mapping[str, float]) -> None:
+        """Say how it goes."""
+        self._course.add(metrics)
+        self._say("progress", {})
+
+    def end(self, *, ok: bool) -> None:
+        """Say how it ended."""
+        self._say("end", {"ok": ok})
+
+    def _say(self, event: str, more: Mapping[str, Any]) -> None:
+        course, left = self._course, self._course.seconds_left()
+        line = {
+            "event": event,
+            "time": round(time.time(), 3),
+            course.kind: course.name,
+            "epochs" if course.kind == "training" else "end_time": course.end,
+            "seconds": round(course.seconds, 3),
+            "seconds_left": None if left is None else round(left, 1),
+            **course.last,
+            **more,
+        }
+        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+class CourseTerminal:
+    """One display that is drawn again four times a second, and a summary at the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream)
+        self._lock = threading.Lock()
+
+    def begin(self, course: Course) -> None:
+        """Start to draw."""
+        self._course = course
+        self._live = Live(
+            get_renderable=self._drawn,
+            console=self._console,
+            refresh_per_second=_FRAMES_PER_SECOND,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._live.start()
+
+    def heard(self, metrics: Mapping[str, float]) -> None:
+        """Keep it; the display's own thread draws."""
+        with self._lock:
+            self._course.add(metrics)
+
+    def end(self, *, ok: bool) -> None:
+        """Take the display away and leave a summary."""
+        self._live.stop()
+        course = self._course
+        how = (course.ended[0], "bold green") if ok else (course.ended[1], "bold red")
+        self._console.print(Text.assemble((f"{course.name} {how[0]}", how[1]), f" in {_clock(course.seconds)}"))
+        if course.last:
+            self._console.print(_words(course))
+
+    def _drawn(self) -> RenderableType:
+        with self._lock:
+            return Group(_bar(self._course), _words(self._course))
+
+
+def _bar(course: Course) -> RenderableType:
+    line, left = Table.grid(padding=(0, 2)), course.seconds_left()
+    of = "" if course.end is None else f" of {course.end:g}"
+    line.add_row(
+        Text(course.name, style="bold"),
+        ProgressBar(total=course.end, completed=course.at, width=30),
+        f"{course.measure} {course.at:.2f}{of}" if course.last else "starting",
+        f"{_clock(course.seconds)} so far" + ("" if left is None else f", {_clock(left)} left"),
+    )
+    return line
+
+
+def _words(course: Course) -> Text:
+    """What was said last, in its own words."""
+    rest = ((name, value) for name, value in course.last.items() if name != course.measure)
+    return Text("  " + ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in rest))

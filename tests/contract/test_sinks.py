@@ -5,6 +5,7 @@ import pytest
 from penstock.core import plugins
 from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
+from penstock.sinks.zarr import Zarr
 from penstock.testing import SinkTests
 
 
@@ -20,6 +21,14 @@ class TestHdf5(SinkTests):
         return Hdf5(root, file_bytes=60_000, **request.param)
 
 
+class TestZarr(SinkTests):
+    @pytest.fixture(
+        params=[{}, {"compression": "zstd", "chunk_bytes": 300, "shard_bytes": 900}], ids=["plain", "shards"]
+    )
+    def sink(self, root, request):
+        return Zarr(root, file_bytes=60_000, **request.param)
+
+
 def test_every_sink_has_its_class_here():
-    tested = {type(sink) for sink in (Parquet("x"), Hdf5("x"))}
+    tested = {type(sink) for sink in (Parquet("x"), Hdf5("x"), Zarr("x"))}
     assert {plugins.load("sinks", name) for name in plugins.named("sinks")} == tested

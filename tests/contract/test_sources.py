@@ -1,21 +1,33 @@
 """Every source that Penstock brings keeps the promises of `SourceTests`."""
 
 import gzip
+import io
+import zlib
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from penstock.core import plugins
+from penstock.core.batch import tensor_column, to_numpy
 from penstock.core.dataset import existing
 from penstock.core.nouns import Pipeline
+from penstock.core.storage import store_of
+from penstock.formats.openfoam import Field, write_dictionary, write_field
 from penstock.runners.inline import Inline
 from penstock.sinks.parquet import Parquet as ParquetSink
 from penstock.sources.dataset import Dataset
 from penstock.sources.fasta import Fasta, Fastq
+from penstock.sources.fields import Fields
+from penstock.sources.images import Images
 from penstock.sources.parquet import Parquet
+from penstock.sources.seeds import Seeds
 from penstock.sources.text import Csv, Jsonl, Text
+from penstock.sources.videos import Videos
 from penstock.testing import SourceTests
+from penstock.testing.videos import moving, write_video
 
 IDS = ["a", "b", "c", "d"]
 
@@ -124,6 +136,78 @@ class TestDatasetWhole(TestDataset):
     def expected(self, source):
         manifest = existing(source.uri)
         return pa.table({"dataset": [source.uri], "version": [1], "rows": [2], "sha256": [manifest.sha256]})
+
+
+class TestSeeds(SourceTests):
+    @pytest.fixture
+    def source(self):
+        return Seeds(5, 3, 2, choices={"drag": (0.1, 0.2)}, ranges={"viscosity": (0.01, 0.02)})
+
+    @pytest.fixture
+    def expected(self):
+        seeds = [3, 4, 5, 6, 7]
+        drawn = [np.random.default_rng((seed, zlib.crc32(b"viscosity"))).uniform(0.01, 0.02) for seed in seeds]
+        return pa.table({"seed": seeds, "drag": [0.2, 0.1, 0.2, 0.1, 0.2], "viscosity": drawn})
+
+
+class TestFields(SourceTests):
+    @pytest.fixture
+    def source(self, tmp_path, expected):
+        write_dictionary(tmp_path / "case" / "system" / "controlDict", {})
+        for time, values in zip(("0", "0.5"), to_numpy(expected["velocity"]), strict=True):
+            write_field(tmp_path / "case" / time / "U", Field(values))
+        return Fields(str(tmp_path / "case"))
+
+    @pytest.fixture
+    def expected(self, tmp_path):
+        values = tensor_column(np.arange(24.0).reshape(2, 4, 3))
+        return pa.table({"case": [str(tmp_path / "case")] * 2, "time": [0.0, 0.5], "velocity": values})
+
+
+class TestImages(SourceTests):
+    @pytest.fixture
+    def source(self, tmp_path, expected):
+        for name, data in zip(expected["id"].to_pylist(), expected["image"].to_pylist(), strict=True):
+            (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / name).write_bytes(data)
+        (tmp_path / "photos" / "b" / "2.jpg").write_bytes(b"no image")
+        return Images(str(tmp_path / "photos"))
+
+    @pytest.fixture
+    def expected(self):
+        def encoded(size, form):
+            out = io.BytesIO()
+            Image.new("RGB", size, "teal").save(out, form)
+            return out.getvalue()
+
+        rows = [("a.png", (3, 4), "PNG"), ("b/1.jpg", (5, 6), "JPEG"), ("b/3.webp", (7, 8), "WEBP")]
+        sizes = {"width": pa.array([3, 5, 7], pa.int32()), "height": pa.array([4, 6, 8], pa.int32())}
+        data = pa.array([encoded(size, form) for _, size, form in rows], pa.binary())
+        return pa.table({"id": [row[0] for row in rows], "image": data, **sizes, "format": [row[2] for row in rows]})
+
+
+class TestVideos(SourceTests):
+    @pytest.fixture
+    def source(self, tmp_path, expected):
+        (tmp_path / "none.mp4").write_bytes(b"no video")
+        return Videos(str(tmp_path))
+
+    @pytest.fixture
+    def expected(self, tmp_path):
+        paths = [write_video(tmp_path / name, moving(1, 5)) for name in ("a.mp4", "b.mkv")]
+        known = {"codec": ["h264"] * 2, "width": [128] * 2, "height": [96] * 2, "frame_rate": [25.0] * 2}
+        columns = {
+            "id": ["a.mp4", "b.mkv"],
+            "uri": [str(path) for path in paths],
+            "etag": [store_of(str(path)).entry(str(path)).etag for path in paths],
+            "container": ["mov", "matroska"],
+            **known,
+            "duration_seconds": [0.2, 0.2],
+            "frame_count": [5, None],
+            "start_seconds": [0.0, 0.0],
+            "stop_seconds": [None, None],
+        }
+        return pa.table(columns, Videos("").schema())
 
 
 def test_no_source_is_forgotten():

@@ -94,7 +94,7 @@ def test_two_ranks_must_know_of_each_other(monkeypatch, absent, printed, state, 
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
 
     def pretend(cluster, job):
-        assert job.tasks == 2
+        assert cluster.tasks == 2
         (doctor.Path(job.folder) / "stdout").write_text(printed)
 
     monkeypatch.setattr(doctor, "run_job", pretend)
@@ -160,5 +160,16 @@ def test_no_credentials_are_missing(bare_aws):
 def test_every_finding_that_is_not_ok_says_what_mends_it(monkeypatch, bare_aws):
     monkeypatch.setattr(doctor, "mpi", lambda: Finding("mpi", "ok", "not started here"))
     found = doctor.examine()
-    assert {one.name for one in found} >= {"python", "gpu", "mpi", "disk", "shared memory", "aws", "chromium"}
+    assert {one.name for one in found} >= {"python", "gpu", "mpi", "disk", "aws", "chromium", "openfoam"}
     assert all(one.found and (one.state == "ok") == (not one.mend) for one in found)
+
+
+def test_a_program_is_looked_for_on_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = doctor.Program("flow", ("other", "solver"), "the step flow", "apt-get install flow")
+    assert doctor.program(wanted) == doctor.Finding(
+        "flow", "missing", "only needed by the step flow", "apt-get install flow"
+    )
+    (tmp_path / "solver").write_text("#!/bin/sh")
+    (tmp_path / "solver").chmod(0o755)
+    assert doctor.program(wanted) == doctor.Finding("flow", "ok", str(tmp_path / "solver"))

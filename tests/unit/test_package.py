@@ -11,8 +11,8 @@ BARE = """
 import importlib, pkgutil, sys
 
 class Refuse:
-    heavy = {"torch", "transformers", "tokenizers", "safetensors", "ray", "h5py", "boto3", "botocore", "faiss",
-             "mpi4py", "scipy", "sklearn", "plotly", "jinja2"}
+    heavy = {"torch", "transformers", "tokenizers", "safetensors", "ray", "h5py", "zarr", "boto3", "botocore", "faiss",
+             "mpi4py", "scipy", "sklearn", "plotly", "jinja2", "fastapi", "starlette", "uvicorn", "prometheus_client"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.heavy:
             raise ImportError(f"{name} is not in the bare wheel")

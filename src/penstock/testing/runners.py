@@ -43,8 +43,10 @@ class RunnerTests:
             (Place(), Place("actor", replicas=(1, 2), cpus=0.5)),
             (Place("task", cpus=0.5), Place("actor", cpus=0.5)),
             (Place("actor", cpus=0.5), Place("task", cpus=0.5)),
+            (Place(concurrency=2), Place("actor", cpus=0.5, concurrency=4)),
+            (Place("actor", replicas=(1, 2), cpus=0.25), Place("actor", replicas=(1, 2), cpus=0.5)),
         ],
-        ids=["functions", "tasks", "actors", "task-actor", "actor-task"],
+        ids=["functions", "tasks", "actors", "task-actor", "actor-task", "threads", "pools"],
     )
     def test_every_place_gives_the_dataset_of_inline(
         self, runner: Runner, tmp_path: Path, places: tuple[Place, Place]

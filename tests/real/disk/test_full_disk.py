@@ -19,6 +19,7 @@ from penstock.errors import RunError, StorageError
 from penstock.runners.inline import Inline
 from penstock.sinks.hdf5 import Hdf5, compact
 from penstock.sinks.parquet import Parquet
+from penstock.sinks.zarr import Zarr
 from penstock.testing.parts import Numbers, Squares
 
 FULL = "the disk is full; free some space and run again, finished units are kept"
@@ -61,10 +62,14 @@ def refusal(pipeline: Pipeline) -> str:
     return ""
 
 
-SINKS = [lambda root: Hdf5(root, file_bytes=60_000), lambda root: Parquet(root, file_bytes=40_000)]
+SINKS = [
+    lambda root: Hdf5(root, file_bytes=60_000),
+    lambda root: Parquet(root, file_bytes=40_000),
+    lambda root: Zarr(root, file_bytes=60_000),
+]
 
 
-@pytest.mark.parametrize("sink", SINKS, ids=["hdf5", "parquet"])
+@pytest.mark.parametrize("sink", SINKS, ids=["hdf5", "parquet", "zarr"])
 def test_whenever_the_disk_is_full_it_is_said_and_running_again_goes_on(disk, tmp_path, sink):
     """At all moments: while parts, records, packed files, manifest and index are written."""
     wanted = Inline().run(line(sink(str(tmp_path / "whole"))))

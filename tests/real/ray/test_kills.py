@@ -1,4 +1,7 @@
-"""SIGKILL at random moments: the dataset is the undisturbed one, and little is done twice."""
+"""SIGKILL at random moments: the dataset is the undisturbed one, and little is done twice.
+
+Each kill of a driver costs a start of Ray; ``KILLS=20`` in the environment has as many on S3 as on disk.
+"""
 
 import os
 import random
@@ -28,6 +31,11 @@ def root(request, tmp_path):
         return str(tmp_path / "out")
     bucket = request.getfixturevalue("s3")
     return f"{bucket}/kills-{random.randrange(10**9)}"
+
+
+@pytest.fixture
+def most(root):
+    return int(os.environ.get("KILLS", "8" if root.startswith("s3:") else "20"))
 
 
 def start(root: str, journal: Path) -> subprocess.Popen:
@@ -68,16 +76,17 @@ def check_equal(root: str, wanted) -> None:
     assert found.bad_rows == 1
 
 
-def test_driver_killed_at_twenty_random_moments(root, tmp_path):
+@pytest.mark.timeout(1200)
+def test_a_driver_killed_at_random_moments(root, most, tmp_path):
     rng, journal, kills = random.Random(4), tmp_path / "journal", 0
     wanted = undisturbed(tmp_path)
     rounds = 0
-    while kills < 20:
+    while kills < most:
         target, rounds = f"{root}-{rounds}", rounds + 1
         done = False
         while not done:
             driver = start(target, journal)
-            if kills < 20 and wait_for_work(driver, journal, len(lines(journal))):
+            if kills < most and wait_for_work(driver, journal, len(lines(journal))):
                 time.sleep(rng.uniform(0, 1.2))
                 if driver.poll() is None:
                     driver.kill()
@@ -109,15 +118,15 @@ def holds(process: psutil.Process, folder: Path) -> bool:
     return any(file.path.startswith(str(folder)) for file in process.info["open_files"] or ())
 
 
-def test_workers_killed_at_twenty_random_moments(root, tmp_path):
+def test_workers_killed_at_random_moments(root, most, tmp_path):
     rng, journal, kills = random.Random(5), tmp_path / "journal", 0
     wanted = undisturbed(tmp_path)
     rounds = 0
-    while kills < 20:
+    while kills < most:
         target, rounds = f"{root}-{rounds}", rounds + 1
         driver, victims = start(target, journal), Counter()
         while driver.poll() is None:
-            if kills < 20 and wait_for_work(driver, journal, len(lines(journal))):
+            if kills < most and wait_for_work(driver, journal, len(lines(journal))):
                 time.sleep(rng.uniform(0, 0.3))
                 pid = int(lines(journal)[-1].split()[1])
                 if not victims[pid] and psutil.pid_exists(pid):

@@ -31,22 +31,22 @@ class TestRay(RunnerTests):
         return Ray()
 
 
-def test_a_unit_that_kills_its_worker_each_time_is_told_and_the_others_are_done(ray_up, tmp_path):
+@pytest.mark.parametrize("in_hand", [1, 4])
+def test_a_unit_that_kills_its_worker_each_time_is_told_and_the_others_are_done(ray_up, tmp_path, in_hand):
     journal = tmp_path / "journal"
-    steps = (Step(Journal(str(journal), deadly=45), Place("actor", replicas=(1, 1))),)
+    steps = (Step(Journal(str(journal), deadly=45), Place("actor", replicas=(1, 1), concurrency=in_hand)),)
     with pytest.raises(TooManyBadUnits, match=r"\[40:60\]: it kills its worker each time, also alone"):
         Ray().run(Pipeline("line", Numbers(5), Parquet(str(tmp_path / "out")), steps))
     steps = (Step(Journal(str(journal)), Place("actor", replicas=(1, 1))),)
     assert Ray().run(Pipeline("line", Numbers(5), Parquet(str(tmp_path / "out")), steps)).skipped == 4
 
 
-def test_a_pool_that_would_starve_the_readers_is_refused_at_once(tmp_path):
+def test_a_pool_that_would_starve_the_readers_is_refused_at_once(tmp_path, monkeypatch):
     pool = Step(Squares(), Place("actor", replicas=(2, 2), cpus=1))
     line = Pipeline("line", Numbers(), Parquet(str(tmp_path / "out")), (pool,), read=Place("task", cpus=1))
-    started = time.perf_counter()
+    monkeypatch.setattr("penstock.runners.ray.Ray.session", lambda _: pytest.fail("Ray is started"))
     with pytest.raises(PlanError, match=r"cpus: squares 2 x 1 \+ read 1 = 3 of 2 \(this machine\)"):
         Ray(cpus=2).run(line)
-    assert time.perf_counter() - started < 1, "before Ray is started"
 
 
 def test_an_interrupted_run_ends_cleanly_and_goes_on(tmp_path):
@@ -58,11 +58,11 @@ def test_an_interrupted_run_ends_cleanly_and_goes_on(tmp_path):
         time.sleep(0.1)
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGINT)
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=240)
     assert driver.returncode != 0
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=180)
     assert not alive, "nothing of Ray is left"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     rows, skipped = map(int, again.stdout.split())
     assert rows == 20 * 35 - 1
     assert skipped >= 3, "all but the units in work"
@@ -93,7 +93,7 @@ def test_an_existing_cluster_with_token_authentication(tmp_path):
         assert done.stdout.split() == ["99"], done.stdout + done.stderr
         env["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "other")
         (tmp_path / "other").write_text("wrong-token-wrong-token-wrong-token-00")
-        refused = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=90)
+        refused = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300)
         assert refused.returncode != 0
     finally:
         for child in psutil.Process(cluster.pid).children(recursive=True):
@@ -106,7 +106,7 @@ def _retried(command: list[str], env: dict[str, str], cluster: subprocess.Popen)
     """Until the head has come up."""
     for _ in range(6):
         assert cluster.poll() is None, cluster.stdout.read()
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         if done.returncode == 0:
             return done
         time.sleep(3)
