@@ -30,7 +30,7 @@ from penstock.core.batch import tensor_column
 from penstock.core.nouns import Record, Unit
 from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
-from penstock.sinks.zarr import Zarr
+from penstock.sinks.zarr import Zarr, group
 
 DIM, PARTS, SLAB, SLABS, DRAWN, TURNS = 384, 8, 4096, 16, 1000, 5
 SINKS: dict[str, Callable[[str], Any]] = {
@@ -91,7 +91,7 @@ def ways(root: Path, rows: int) -> dict[str, Way]:
     )
     index = h5py.File(root / "hdf5" / "index.h5", locking=False)["embedding"]
     found["h5py on index.h5"] = (lambda a, b: index[a:b], lambda at: _sorted(index.__getitem__, at))
-    array = zarr.open_group(root / "zarr" / "arrays" / "00000001.zarr", mode="r")["embedding"]
+    array = zarr.open_group(group(str(root / "zarr")), mode="r")["embedding"]
     found["zarr-python on the group"] = (lambda a, b: array[a:b], lambda at: array.oindex[at])
     with pa.memory_map(str(root / "rows.arrow")) as file:
         mapped = pa.ipc.open_file(file).read_all()

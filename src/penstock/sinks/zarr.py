@@ -7,10 +7,11 @@ A part is a whole group in one ZIP file (see `penstock.core.zipped`), so it has 
 publication, and everything that goes by the manifest reads the parts. Units end where they end, and Zarr's grids are
 regular; so when the manifest stands, the rows are written once more in their order, as one group::
 
-    root/arrays/00000001.zarr/      version 1: the columns, and ``row`` int64, the place in the dataset
-    root/zarr.json                  a group whose attribute ``newest`` names that folder
+    root/arrays/00000001-5f0c7a92.zarr/   version 1: the columns, and ``row`` int64, the place in the dataset
+    root/zarr.json                        a group whose attribute ``newest`` names that folder
 
 A store of objects has no rename: a group counts from the moment its own ``zarr.json`` is there, which is written last.
+Its name holds the hash of its manifest, so all who write one folder write the same, and none has to be emptied first.
 The groups of the newest version and the one before are kept. A missing chunk reads as fill values without a word
 from Zarr: a negative ``row``, as NaN or -1 elsewhere, means a chunk that is lost. ``arrays = "parts"`` leaves the group
 out and halves the space; `penstock.read` does not need it.
@@ -368,8 +369,8 @@ def _across(paths: Sequence[Path], edges: Sequence[int], name: str, low: int, hi
 # --- one group of all rows -------------------------------------------------------------------------------
 
 
-def _folder(version: int) -> str:
-    return f"arrays/{version:08d}.zarr"
+def _folder(manifest: Manifest) -> str:
+    return f"arrays/{manifest.version:08d}-{manifest.sha256[:8]}.zarr"
 
 
 def group(uri: str, version: int = 0) -> str:
@@ -379,7 +380,7 @@ def group(uri: str, version: int = 0) -> str:
         DatasetError: it has none.
     """
     manifest = existing(uri, version)
-    address = join(manifest.uri, _folder(manifest.version))
+    address = join(manifest.uri, _folder(manifest))
     if store_of(address).entry(join(address, "zarr.json")) is None:
         raise DatasetError(
             f"{uri}: version {manifest.version} has no group of all rows; those of the newest two versions are kept, "
@@ -408,16 +409,12 @@ def _regrouped(manifest: Manifest, layout: _Layout) -> None:
 
 def _regroup(manifest: Manifest, layout: _Layout) -> None:
     """Write the group, unless it is there already, and the word where it is."""
-    store, folder = store_of(manifest.uri), join(manifest.uri, _folder(manifest.version))
+    store, folder = store_of(manifest.uri), join(manifest.uri, _folder(manifest))
     if _made_of(folder) != manifest.sha256:
-        # Who removes manifests, to make a dataset anew, leaves a group under a number that comes again. One that is not
-        # finished is left alone: another writer of this version may be at it, and writes the same.
-        if store.entry(join(folder, "zarr.json")) is not None:
-            _drop(folder)
         arrays = _arrays(manifest, layout)
         _post(folder, _files(arrays, _by_manifest(manifest)))
         store.replace(join(folder, "zarr.json"), _root(arrays, _about(manifest)))
-    newest = {"zarr_format": 3, "node_type": "group", "attributes": {"newest": _folder(manifest.version)}}
+    newest = {"zarr_format": 3, "node_type": "group", "attributes": {"newest": _folder(manifest)}}
     store.replace(join(manifest.uri, "zarr.json"), json.dumps(newest, indent=1).encode())
 
 
@@ -486,14 +483,19 @@ def _about(manifest: Manifest) -> dict[str, Any]:
 
 
 def _forget(root: str) -> None:
-    """Remove the groups that are older than the version before the newest."""
-    old = {_folder(number) for number in versions(root)[:-2]}
-    there = (_GROUP.search(entry.uri) for entry in store_of(root).below(join(root, "arrays")))
-    for folder in sorted(old & {found[1] for found in there if found}):
-        _drop(join(root, folder))
+    """Remove the groups that are older than the version before the newest, or of manifests that were removed."""
+    kept = {number: existing(root, number) for number in versions(root)[-2:]}
+    there = {found[1]: int(found[2]) for found in map(_GROUP.search, _below(root)) if found}
+    for folder, number in sorted(there.items()):
+        if number < min(kept) or (number in kept and folder != _folder(kept[number])):
+            _drop(join(root, folder))
 
 
-_GROUP = re.compile(r".*/(arrays/\d{8}\.zarr)/")
+def _below(root: str) -> Iterator[str]:
+    return (entry.uri for entry in store_of(root).below(join(root, "arrays")))
+
+
+_GROUP = re.compile(r".*/(arrays/(\d{8})-[0-9a-f]{8}\.zarr)/")
 
 
 def _verify(manifest: Manifest) -> None:

@@ -47,6 +47,11 @@ def commit(sink, pieces):
     )
 
 
+def folders(root):
+    """Names of the groups."""
+    return sorted(path.name for path in (root / "arrays").iterdir())
+
+
 def pieces(batch=BATCH):
     """Units of uneven size, some without rows: no border falls on that of a chunk."""
     return [batch.slice(0, 7), batch.slice(7, 0), batch.slice(7, 1), batch.slice(8, 30), batch.slice(38)]
@@ -145,7 +150,7 @@ def test_a_naive_reader_of_the_specification_finds_them(tmp_path, layout):
     sink = Zarr(str(tmp_path), **LAYOUTS[layout])
     commit(sink, pieces())
     for name, wanted in columns().items():
-        np.testing.assert_array_equal(naive(tmp_path / "arrays" / "00000001.zarr", name), wanted)
+        np.testing.assert_array_equal(naive(Path(group(sink.uri)), name), wanted)
 
 
 def test_it_is_read_back_and_verified(dataset):
@@ -199,12 +204,9 @@ def test_the_pointer_at_the_root_names_the_newest_group_and_the_last_two_stay(tm
         commit(sink, pieces()[:count])
         sweep(sink.uri)
     root = zarr.open_group(sink.uri, mode="r")
-    assert root.attrs["newest"] == "arrays/00000003.zarr"
-    assert root["arrays/00000003.zarr/id"].shape == (50,)
-    assert sorted(path.name for path in (tmp_path / "arrays").iterdir() if any(path.rglob("zarr.json"))) == [
-        "00000002.zarr",
-        "00000003.zarr",
-    ]
+    assert root.attrs["newest"] == group(sink.uri).removeprefix(f"{sink.uri}/")
+    assert root[f"{root.attrs['newest']}/id"].shape == (50,)
+    assert folders(tmp_path) == [Path(group(sink.uri, version)).name for version in (2, 3)]
     with pytest.raises(DatasetError, match="version 1 has no group of all rows; those of the newest two"):
         group(sink.uri, 1)
     assert verify(sink.uri).version == 3
@@ -223,7 +225,7 @@ def test_parts_alone_make_no_group(tmp_path):
 def test_a_chunk_of_the_group_that_is_harmed_is_found(tmp_path, harm, layout):
     sink = Zarr(str(tmp_path), **LAYOUTS[layout])
     commit(sink, pieces())
-    path = tmp_path / "arrays" / "00000001.zarr" / "vector" / "c" / "0" / "0"
+    path = Path(group(sink.uri)) / "vector" / "c" / "0" / "0"
     path.unlink() if harm == "missing" else path.write_bytes(
         path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])
     )
@@ -236,7 +238,7 @@ def test_a_group_packed_by_another_library_is_the_same(tmp_path):
 
     sink = Zarr(str(tmp_path), compression="gzip")
     commit(sink, pieces())
-    path = tmp_path / "arrays" / "00000001.zarr" / "vector" / "c" / "0" / "0"
+    path = Path(group(sink.uri)) / "vector" / "c" / "0" / "0"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 9))
     assert verify(sink.uri).rows == 50
 
@@ -314,7 +316,7 @@ def test_plain_chunks_are_those_that_zarr_itself_writes(tmp_path):
         theirs.create_array(name, shape=like.shape, dtype=like.dtype, chunks=like.chunks, **options)[...] = like[:]
         for path in (tmp_path / "theirs" / name / "c").rglob("*"):
             if path.is_file():
-                twin = tmp_path / "ours" / "arrays" / "00000001.zarr" / path.relative_to(tmp_path / "theirs")
+                twin = Path(group(sink.uri)) / path.relative_to(tmp_path / "theirs")
                 assert twin.read_bytes() == path.read_bytes()
 
 
@@ -392,6 +394,18 @@ def test_a_dataset_that_is_made_anew_does_not_show_the_group_of_the_old_one(tmp_
     root = zarr.open_group(group(sink.uri), mode="r")
     assert root["id"][:].tolist() == np.arange(40).reshape(20, 2).tolist()
     assert verify(sink.uri).version == 1
+    assert folders(tmp_path / "out") == [Path(group(sink.uri)).name]
+
+
+def test_who_looks_late_does_not_harm_the_group_that_another_writer_finished(tmp_path, monkeypatch):
+    """Between our look and our writing, another committer of the same version finishes and a third is at it."""
+    sink = Zarr(str(tmp_path / "out"), chunk_bytes=100)
+    manifest = commit(sink, pieces())
+    seen = {path: path.stat().st_ino for path in Path(group(sink.uri)).rglob("*") if path.is_dir()}
+    monkeypatch.setattr("penstock.sinks.zarr._made_of", lambda folder: None)
+    sink.finish(manifest)
+    assert {path: path.stat().st_ino for path in seen} == seen, "no folder went away under the other writer"
+    assert digest(read_table(sink.uri)) == digest(BATCH)
 
 
 def test_of_a_group_that_is_forgotten_no_folder_stays(tmp_path):
@@ -399,7 +413,7 @@ def test_of_a_group_that_is_forgotten_no_folder_stays(tmp_path):
     given = BATCH.rename_columns(["arrays", *BATCH.column_names[1:]])
     for rows in (10, 20, 30):
         commit(sink, pieces(given.slice(0, rows)))
-    assert sorted(path.name for path in (tmp_path / "out" / "arrays").iterdir()) == ["00000002.zarr", "00000003.zarr"]
+    assert folders(tmp_path / "out") == [Path(group(sink.uri, version)).name for version in (2, 3)]
 
 
 def test_a_version_without_a_group_does_not_point_to_that_of_the_one_before(tmp_path):
@@ -418,7 +432,7 @@ def test_long_texts_are_encoded_a_file_at_a_time():
 def test_a_group_whose_own_metadata_are_damaged_is_told_and_made_anew(tmp_path):
     sink = Zarr(str(tmp_path / "out"))
     commit(sink, pieces())
-    about = tmp_path / "out" / "arrays" / "00000001.zarr" / "zarr.json"
+    about = Path(group(sink.uri)) / "zarr.json"
     whole = about.read_bytes()
     about.write_bytes(whole[:100])
     with pytest.raises(DatasetError, match="is not that of version 1; remove that folder and run the pipeline again"):
