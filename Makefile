@@ -6,7 +6,7 @@ PYTEST = .venv/bin/python -m pytest
 help:
 	@echo "make demo             set up, run the main job, print where its report is"
 	@echo "make demo-cluster     the same from Ray to a real Slurm and back, with S3 in between, all on this machine"
-	@echo "make demo-genomes     reads of eleven genomes: k-mers, a table trained by Ray Train, clusters of reads"
+	@echo "make demo-genomes     reads of eleven genomes on S3: a table tuned and trained on Ray, clusters, one read served"
 	@echo "make demo-cfd         generated turbulence, streamed into OpenFOAM while it runs, and judged beside the truth"
 	@echo "make demo-video       videos cut into shots, judged, near-duplicates found, the best written as clips; a gallery"
 	@echo "make test             set up, run every test, real daemons included"
@@ -26,8 +26,7 @@ demo-cluster: setup system
 	@scripts/demo-cluster
 
 demo-genomes: setup
-	.venv/bin/python examples/genomes/reads.py examples/genomes/reads --reads 60 --length 3000 --error 0.05
-	$(PENSTOCK) run examples/genomes/pipeline.toml
+	@scripts/demo-genomes
 
 demo-cfd: setup system
 	$(PENSTOCK) run examples/flow/pipeline.toml

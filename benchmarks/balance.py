@@ -4,22 +4,28 @@ The toy: stage A waits 0.1 s, stage B 0.3 s and takes 2 s to load, 200 items, 8 
 of all waits over 8. The same with a B that takes 0.6 s from half way on. Every way does it in a Ray that is up already;
 what starting Ray takes is told beside. Last, four stages of uneven cost, held against their bottleneck's own rate.
 
-cosmos-xenna is measured where XENNA_PYTHON names the interpreter of an environment that has it:
+cosmos-xenna insists on a Ray of its own and on being alone with it, so its turns come when the others have had theirs;
+it is measured where XENNA_PYTHON names the interpreter of an environment that has it:
 `python -m venv xenna; xenna/bin/pip install cosmos-xenna tqdm 'ray[default]'`. `make bench NAME=balance`
+
+To try it: `python benchmarks/balance.py --items 24 --turns 1 --only penstock`, which writes nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measuring
+import pyarrow as pa
 from pausing import Items, Pause
 
 from penstock.core.nouns import Pipeline, Place, Step
@@ -32,8 +38,12 @@ A = Pause("a", (0.1,))
 B = Pause("b", (0.3,), load=2.0)
 XENNA = os.environ.get("XENNA_PYTHON", "")
 """The interpreter of an environment with cosmos-xenna."""
+XENNA_NAME, XENNA_SECONDS = "cosmos-xenna", 240
+"""What it is called, and how long it may take."""
 UNEVEN = 160
 """Items of the line with four stages."""
+TIMES_PERFECT, OF_THE_BOTTLENECK = 1.5, 0.9
+"""The goals of the issue."""
 
 
 def turned(items: int) -> Pause:
@@ -69,8 +79,11 @@ def own_pools(folder: Path, items: int, last: Pause) -> float:
 # --- Ray Data --------------------------------------------------------------------------------------------
 
 
-def ray_data(items: int, last: Pause, sizes: tuple[int, int] | None) -> float:
-    """The documented recipe: two stages of actors, a block an item; pools that scale, or of fixed sizes."""
+def ray_data(items: int, last: Pause) -> float:
+    """The documented recipe: two stages of actors, a block an item, in pools that scale.
+
+    Pools of 2 and 6, the best of fixed sizes for the steady toy, took longer than that and are not measured any more.
+    """
     import ray.data
 
     class Stage:
@@ -78,18 +91,14 @@ def ray_data(items: int, last: Pause, sizes: tuple[int, int] | None) -> float:
             self.stack = pause.open()
             self.wait = self.stack.__enter__()
 
-        def __call__(self, batch):
+        def __call__(self, batch: pa.Table) -> pa.Table:
             return self.wait(batch)
-
-    def pool(at: int) -> ray.data.ActorPoolStrategy:
-        if sizes is None:
-            return ray.data.ActorPoolStrategy(min_size=1, max_size=SLOTS - 1)
-        return ray.data.ActorPoolStrategy(size=sizes[at])
 
     def work() -> None:
         data = ray.data.from_items([{"number": at} for at in range(items)], override_num_blocks=items)
         for at, pause in enumerate((A, last)):
-            how = {"fn_constructor_args": (pause,), "compute": pool(at), "num_cpus": 0.2 - 0.01 * at}
+            pool = ray.data.ActorPoolStrategy(min_size=1, max_size=SLOTS - 1)
+            how = {"fn_constructor_args": (pause,), "compute": pool, "num_cpus": 0.2 - 0.01 * at}
             data = data.map_batches(Stage, batch_size=None, batch_format="pyarrow", **how)
         assert sum(len(batch["number"]) for batch in data.iter_batches(batch_size=None)) == items
 
@@ -112,20 +121,50 @@ def in_a_process(work: Callable[[], None]) -> float:
 # --- cosmos-xenna ----------------------------------------------------------------------------------------
 
 
-def xenna(items: int, last: Pause) -> float:
-    """In a process of its own, since it insists on a Ray of its own; its seconds are those of the pipeline."""
+@dataclass(frozen=True)
+class Tried:
+    """What a run of cosmos-xenna took, apart from Ray's start; or why there is no figure."""
+
+    seconds: float | None = None
+    starting: float | None = None
+    reason: str = ""
+
+
+def xenna(items: int, last: Pause) -> Tried:
+    """In a process of its own, since it insists on a Ray of its own."""
     program = Path(__file__).with_name("balance_xenna.py")
     words = [XENNA, str(program), str(items), str(last.turn), str(last.later)]
-    limits = {
-        "RAY_MAX_LIMIT_FROM_API_SERVER": "40000",
-        "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
-    }  # it asks for so many
-    env = {**os.environ, **limits}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240, env=env)
-    if done.returncode:
-        sys.stderr.write(done.stderr[-2000:])
-        return float("nan")
-    return next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seconds "))
+    limits = dict.fromkeys(("RAY_MAX_LIMIT_FROM_API_SERVER", "RAY_MAX_LIMIT_FROM_DATA_SOURCE"), "40000")
+    env = {**os.environ, **limits}  # it asks for so many
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=XENNA_SECONDS, env=env)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Tried(reason=f"{type(error).__name__}: {error}")
+    told = dict(
+        line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith(("seconds ", "starting "))
+    )
+    if done.returncode or len(told) < 2:
+        return Tried(reason=f"exit status {done.returncode}: {_last_words(done.stderr)}")
+    return Tried(float(told["seconds"]), float(told["starting"]))
+
+
+def _last_words(text: str) -> str:
+    """The last line that speaks of an error, or the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1])[:500]
+
+
+def tried(runs: Sequence[Tried], best: float) -> dict[str, Any]:
+    """All of its turns; null and the reasons where there is no figure."""
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    return {
+        "seconds": measuring.spread(seconds) if seconds else None,
+        "times_perfect": measuring.spread([value / best for value in seconds]) if seconds else None,
+        "starting_ray_seconds": measuring.spread([r.starting for r in runs if r.starting is not None])
+        if seconds
+        else None,
+        "failed": [run.reason for run in runs if run.reason],
+    }
 
 
 # --- four stages -----------------------------------------------------------------------------------------
@@ -148,37 +187,104 @@ def uneven(folder: Path, items: int) -> Mapping[str, float]:
     return {"of_the_bottlenecks_rate": own / at_work, "with_start_and_commit": own / seconds}
 
 
+# --- the result ------------------------------------------------------------------------------------------
+
+
+def toys(items: int) -> dict[str, Pause]:
+    """What B may be."""
+    return {"steady": B, "slower from half way": turned(items)}
+
+
+def engines(folder: Path, items: int, last: Pause) -> dict[str, Callable[[], float]]:
+    """The ways that share a Ray."""
+    return {
+        "penstock, units in hand": lambda: threads(folder, items, last),
+        "penstock, two pools": lambda: own_pools(folder, items, last),
+        "Ray Data, pools that scale": lambda: ray_data(items, last),
+    }
+
+
+def compared(found: Mapping[str, list[float]], best: float) -> dict[str, Any]:
+    """Seconds of each way, and how many times the perfect ones they are."""
+    return {
+        "perfect_seconds": best,
+        "seconds": {way: measuring.spread(values) for way, values in found.items()},
+        "times_perfect": {way: measuring.spread([each / best for each in values]) for way, values in found.items()},
+    }
+
+
+def goals(result: Mapping[str, Any], four: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The issue's, and whether the medians reach them."""
+    hand = {toy: told["times_perfect"].get("penstock, units in hand") for toy, told in result.items()}
+    found = {
+        f"times perfect, {toy}": {"goal": TIMES_PERFECT, "reached": each["median"] <= TIMES_PERFECT}
+        for toy, each in hand.items()
+        if each
+    }
+    if four:
+        rate = four["of_the_bottlenecks_rate"]["median"]
+        found["of the bottleneck's rate"] = {"goal": OF_THE_BOTTLENECK, "reached": rate >= OF_THE_BOTTLENECK}
+    return found
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--only", default="", help="ways whose names begin so, or `four`; writes nothing")
+    return parser.parse_args()
+
+
+def wanted(ways: Mapping[str, Callable[[], float]], given: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    return {name: way for name, way in ways.items() if name.startswith(given.only)}
+
+
+def shared(folder: Path, given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What every engine but cosmos-xenna makes of the toys, and Penstock of the four stages."""
+    result = {}
+    for toy, last in toys(given.items).items():
+        found = measuring.turns(wanted(engines(folder, given.items, last), given), given.turns)
+        result[toy] = compared(found, perfect(given.items, A, last))
+    if not "four".startswith(given.only):
+        return result, None
+    many = UNEVEN if given.items == ITEMS else given.items
+    lines = [uneven(folder, many) for _ in range(given.turns)]
+    return result, {key: measuring.spread([line[key] for line in lines]) for key in lines[0]}
+
+
+def alone(given: argparse.Namespace) -> dict[str, Any]:
+    """cosmos-xenna on the toys, in turn."""
+    if not XENNA:
+        return {"not_measured": "XENNA_PYTHON does not name the interpreter of an environment with cosmos-xenna"}
+    found: dict[str, list[Tried]] = {toy: [] for toy in toys(given.items)}
+    for _ in range(given.turns if XENNA_NAME.startswith(given.only) else 0):
+        for toy, last in toys(given.items).items():
+            found[toy].append(xenna(given.items, last))
+            print(f"{XENNA_NAME}, {toy}: {found[toy][-1]}", flush=True)
+    return {toy: tried(runs, perfect(given.items, A, toys(given.items)[toy])) for toy, runs in found.items()}
+
+
 def main() -> None:
-    items = int(os.environ.get("ITEMS", ITEMS))
-    uneven_items, turns = (UNEVEN, TURNS) if items == ITEMS else (items, 1)
-    started = time.perf_counter()
+    given, begun = options(), time.perf_counter()
     with tempfile.TemporaryDirectory() as name, Ray(object_store_bytes=500 << 20).session():
-        ray_seconds = time.perf_counter() - started
-        folder, result = Path(name), {}
-        for toy, last, count in (("steady", B, turns), ("slower from half way", turned(items), 1)):
-            ways = {
-                "penstock, units in hand": lambda last=last: threads(folder, items, last),
-                "penstock, two pools": lambda last=last: own_pools(folder, items, last),
-                "Ray Data, pools that scale": lambda last=last: ray_data(items, last, None),
-            }
-            if last is B:
-                ways["Ray Data, pools of 2 and 6"] = lambda: ray_data(items, B, (2, 6))
-            best, found = perfect(items, A, last), measuring.turns(ways, count)
-            times = {way: [value / best for value in values] for way, values in found.items()}
-            result[toy] = {
-                "perfect_seconds": best,
-                "seconds": {way: measuring.spread(values) for way, values in found.items()},
-                "times_perfect": {way: measuring.spread(values) for way, values in times.items()},
-            }
-        lines = [uneven(folder, uneven_items) for _ in range(turns)]
-    four = {key: measuring.spread([line[key] for line in lines]) for key in lines[0]}
-    result["cosmos-xenna, steady"] = (
-        {"seconds": xenna(items, B), "what": "once, Ray's start among them"}
-        if XENNA
-        else "not measured: XENNA_PYTHON does not name an environment with cosmos-xenna"
-    )
-    more = {"items": items, "slots": SLOTS, "starting_ray_seconds": ray_seconds, "four_stages": four}
-    measuring.write("balance", {**more, **result})
+        starting = time.perf_counter() - begun
+        result, four = shared(Path(name), given)
+    other = alone(given)
+    data = {
+        "items": given.items,
+        "slots": SLOTS,
+        "turns": given.turns,
+        "seconds": time.perf_counter() - begun,
+        "starting_ray_seconds": starting,
+        "goals": goals(result, four),
+        **result,
+        XENNA_NAME: other,
+        "four_stages": four,
+    }
+    if given.only or given.items != ITEMS:
+        print(data)
+    else:
+        measuring.write("balance", data)
 
 
 if __name__ == "__main__":

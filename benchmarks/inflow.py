@@ -50,6 +50,7 @@ from penstock.solvers.openfoam.process import made, solver_command
 
 FLOW = Path(__file__).parents[1] / "examples" / "flow"
 BAND = 0.15
+BARS = {"by_noise": 0.5, "by_eddies": 1.0}
 SPEED, BOX, SCALE, WALL = 1.0, 2.0, 0.25, 0.25
 CELLS = 48  # along a side of the box
 SHORT = 1.0  # the channel for the tuning of eddies, m
@@ -348,11 +349,14 @@ def goals(told: dict[str, Any], last: float) -> dict[str, Any]:
     """Each generator's longest by noise's and the eddies' shortest; at most, where those go beyond *last*."""
     together = {way: [each["development_length_m"]["all"] or math.inf for each in runs] for way, runs in told.items()}
     others = {"noise": min(together["noise"]), "eddies": min(together[DFSEM] + together[TUNED])}
-    found: dict[str, Any] = {"at_most": [name for name, theirs in others.items() if theirs > last]}
+    found: dict[str, Any] = {"bars": BARS, "at_most": [name for name, theirs in others.items() if theirs > last]}
     for way in ("psi_vae", "psi_stylegan"):
         ours = max(together[way])
+        if not math.isfinite(ours):
+            found[way] = {"length_m": None, "reached": False}
+            continue
         by = {f"by_{name}": ours / min(theirs, last) for name, theirs in others.items()}
-        found[way] = {"length_m": ours, **by} if math.isfinite(ours) else None
+        found[way] = {"length_m": ours, **by, "reached": all(by[name] <= bar for name, bar in BARS.items())}
     return found
 
 

@@ -3,8 +3,9 @@
 The rows of a table that a k-mer takes, for the same windows of 23 bases: the exact k-mer, LSHvec's bucket, the
 bucket with the nearest other buckets looked up too (multi-probe), and ids cut into bands, by planes or by spaced
 seeds, whose rows are summed. Example genomes; substitutions alone where k-mers are compared one by one, reads with
-one indel in five errors where vectors are.
-`make bench NAME=kmer_errors`, or with a number of reads for each organism: `python benchmarks/kmer_errors.py 10`
+one indel in five errors where vectors are. Planes, windows, errors, reads and rows are drawn anew by each seed; figures
+are medians with the least and the most.
+`make bench NAME=kmer_errors`, or with reads for each organism and seeds: `python benchmarks/kmer_errors.py 10 1`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measuring
 import numpy as np
@@ -55,10 +57,11 @@ class Way:
         return (ids[:, None] >> band * self.bits & ((1 << self.bits) - 1)) + (band << self.bits)
 
 
-def ways(data: Letters) -> Mapping[str, Way]:
+def ways(data: Letters, seed: int) -> Mapping[str, Way]:
     found = {f"exact, k = {k}": Way(Seeds.plain(k), 1, 2 * k) for k in (7, 10, 15, 23)}
     fit = {
-        (bits, bands): planes.fit(data, SPAN, bits, bands=bands) for bits, bands in ((22, 1), (20, 3), (15, 4), (10, 6))
+        (bits, bands): planes.fit(data, SPAN, bits, bands=bands, seed=seed)
+        for bits, bands in ((22, 1), (20, 3), (15, 4), (10, 6))
     }
     found["planes, 1 x 22 bits (LSHvec)"] = Way(fit[22, 1], 1, 22)
     found["the same, 4 more buckets probed"] = Way(fit[22, 1], 1, 22, probes=4)
@@ -131,14 +134,15 @@ def vectors(way: Way, texts: list[str], table: np.ndarray) -> np.ndarray:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
-def by_vectors(way: Way, sequences: Mapping[str, str], rate: float, reads: int) -> dict[str, float]:
+def by_vectors(way: Way, sequences: Mapping[str, str], rate: float, reads: int, seed: int) -> dict[str, float]:
     """Reads against the stretches that they come from, and against all stretches: random tables, no training."""
-    table = np.random.default_rng(0).standard_normal((MOST_ROWS, DIM), np.float32)
+    table = np.random.default_rng(seed).standard_normal((MOST_ROWS, DIM), np.float32)
     named = [
         (name, text[at : at + 800]) for name, text in sequences.items() for at in range(0, max(1, len(text) - 400), 400)
     ]
     stretches = vectors(way, [text for _, text in named], table)
-    headers, texts = zip(*simulate(sequences, reads=reads, length=400, error=rate, indels=0.2), strict=True)
+    drawn = simulate(sequences, reads=reads, length=400, error=rate, indels=0.2, seed=seed)
+    headers, texts = zip(*drawn, strict=True)
     facts = [dict(word.split("=") for word in header.split()[1:]) for header in headers]
     true = [sequences[fact["organism"]][int(fact["start"]) :][:400] for fact in facts]
     mine, theirs = vectors(way, list(texts), table), vectors(way, true, table)
@@ -159,30 +163,42 @@ def by_vectors(way: Way, sequences: Mapping[str, str], rate: float, reads: int) 
     }
 
 
-def main() -> None:
-    reads = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    sequences = genomes()
-    found: dict[str, dict[str, object]] = {}
-    for name, way in ways(letters(list(sequences.values()))).items():
-        dice = np.random.default_rng(1)
+def by_seed(sequences: Mapping[str, str], reads: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Everything of every way."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, way in ways(letters(list(sequences.values())), seed).items():
+        dice = np.random.default_rng([1, seed])
         true = windows(sequences, 2000, SPAN, dice)
         found[name] = {"table_rows": way.bands << way.bits, "rows_a_kmer": way.bands}
         for rate in ERRORS:
             found[name][f"{rate:.0%}"] = one_by_one(way, true, rate, dice) | (
-                {} if way.probes else by_vectors(way, sequences, rate, reads)
+                {} if way.probes else by_vectors(way, sequences, rate, reads, seed)
             )
-        print(name, found[name], flush=True)
-    measuring.write(
-        "kmer_errors",
-        {
-            "organisms": len(sequences),
-            "reads_each": reads,
-            "span": SPAN,
-            "dim": DIM,
-            "genomes": {name: len(text) for name, text in sequences.items()},
-            "ways": found,
-        },
-    )
+        print(f"seed {seed}: {name}", found[name], flush=True)
+    return found
+
+
+def together(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Medians over the seeds."""
+    return {
+        name: {
+            key: {one: measuring.spread([each[name][key][one] for each in found]) for one in value}
+            if isinstance(value, dict)
+            else value
+            for key, value in way.items()
+        }
+        for name, way in found[0].items()
+    }
+
+
+def main() -> None:
+    given = [int(word) for word in sys.argv[1:]]
+    reads, seeds = (*given, *(100, 3)[len(given) :])
+    sequences = genomes()
+    found = [by_seed(sequences, reads, seed) for seed in range(seeds)]
+    sizes = {"organisms": len(sequences), "reads_each": reads, "seeds": seeds, "span": SPAN, "dim": DIM}
+    lengths = {name: len(text) for name, text in sequences.items()}
+    measuring.write("kmer_errors", {**sizes, "genomes": lengths, "ways": together(found)})
 
 
 if __name__ == "__main__":

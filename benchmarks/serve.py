@@ -9,7 +9,7 @@ Each client sends one text, waits for its embedding by MiniLM, and sends the nex
 
 All take and give the same JSON. A process that has the model alone runs it by as many threads as there are cores, a
 replica by one. The clients are a process on the same machine. `make bench NAME=serve`; other seconds and turns than
-2 and 3 by `python benchmarks/serve.py SECONDS TURNS`.
+10 and 3 by `python benchmarks/serve.py SECONDS TURNS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 TEXTS = HERE.parent / "examples" / "text" / "docstrings.jsonl"
 CLIENTS = (1, 8, 64)
 CORES = os.cpu_count() or 1
-SECONDS, TURNS, WIDTH = 2.0, 3, 384
+SECONDS, TURNS, WIDTH = 10.0, 3, 384
 
 PIPELINE = f"""
 [runner]
@@ -204,9 +204,8 @@ def main(seconds: float, turns: int) -> None:
                 with service(folder, *command) as address:
                     for clients in CLIENTS:
                         keep(kept, turn, way, clients, load(address, clients, seconds))
-    measuring.write(
-        "serve", {"seconds": seconds, "texts": len(texts_of()), "ways": summed(kept), "ratios": ratios(kept)}
-    )
+    sizes = {"seconds": seconds, "turns": turns, "texts": len(texts_of())}
+    measuring.write("serve", {**sizes, "ways": summed(kept), "ratios": ratios(kept)})
 
 
 def keep(kept: dict, turn: int, way: str, clients: int, found: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 Beside it: the same with every file's sha256 held against the manifest first, plain h5py on the index, and the reader
 in C. Each rank reads into memory of its own, in turn with the others, from the page cache as long as that holds them.
+Each turn begins with another way, so that none of them is always the first, which meets the coldest memory.
 `make bench NAME=slab_read`; `--rows 20000` for a try.
 """
 
@@ -28,7 +29,8 @@ from penstock.sinks.hdf5 import Hdf5
 from penstock.solvers.programs import readers
 from penstock.solvers.reference import Reference
 
-RANKS, DIM, PARTS, TURNS = 2, 384, 8, 5
+RANKS, DIM, PARTS, TURNS = 2, 384, 8, 12
+BAR, OURS = 0.8, "own_rows, size checked"
 
 RANK = """
 import json, sys
@@ -64,19 +66,19 @@ ways = {
     "own_rows, sha256 checked": lambda: penstock("sha256"),
     "h5py on index.h5": index,
 }
-found = {name: [] for name in ways}
-for turn in range(config["turns"] + 1):
-    for name, way in ways.items():
+names, first = list(ways), None
+found = {name: [] for name in names}
+for turn in range(-1, config["turns"]):  # the first one is not counted
+    for name in names[turn % len(names):] + names[:turn % len(names)]:
         comm.Barrier()
         started = MPI.Wtime()
-        array = way()
+        array = ways[name]()
         comm.Barrier()
         found[name].append(MPI.Wtime() - started)
-        total = float(array.reshape(-1).view(np.float32)[::9973].sum(dtype=np.float64))
+        sums = comm.allgather(float(array.reshape(-1).view(np.float32)[::9973].sum(dtype=np.float64)))
         del array
-        sums = comm.allgather(total)
-        assert turn or name == "raw read()" or sums == first, (name, sums, first)
-        first = sums if name == "raw read()" else first
+        first = first or sums
+        assert sums == first, (name, sums, first)
 if comm.rank == 0:
     print(json.dumps({name: times[1:] for name, times in found.items()}))
 """
@@ -144,8 +146,10 @@ def main() -> None:
         "gigabytes_a_second": {way: measuring.spread([bytes_read / s / 1e9 for s in times[way]]) for way in times},
         "rate_over_raw_read": over_raw,
         "c_reader_whole_program_seconds": measuring.spread(whole),
-        "bar": "own_rows, size checked >= 0.8 of raw read()",
-        "reached": over_raw["own_rows, size checked"]["median"] >= 0.8,
+        "bar": f"own_rows, size checked >= {BAR} of raw read()",
+        "reached_by_the_median": over_raw[OURS]["median"] >= BAR,
+        "reached_in_the_worst_turn": over_raw[OURS]["min"] >= BAR,
+        "turns_below_the_bar": sum(r / s < BAR for r, s in zip(times["raw read()"], times[OURS], strict=True)),
     }
     measuring.write("slab_read", result)
 

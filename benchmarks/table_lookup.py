@@ -3,8 +3,10 @@
 * In one process, on one thread: the local client (shards mapped into memory) beside torch's `nn.Embedding` over an
   array in RAM, and pooled, bags of 64 ids, beside `nn.EmbeddingBag`. Pages of both are in memory.
 * Over two Ray actors: bags pooled in the shards beside rows that are shipped and pooled by who asked.
-* A table four times what the process may have of its own (RLIMIT_DATA), dropped from the page cache before: rows a
-  second and page faults, cold and warm.
+* Two processes at once, each in a memory control group of its own whose limit, Python and the pages of the table
+  counted, is a quarter of the table; it is dropped from the page cache before. Rows a second, page faults and resident
+  memory. Where no control group can be made, RLIMIT_DATA takes its place, which does not count pages of files, and the
+  result says so; nothing is read ahead either way.
 
 `make bench NAME=table_lookup`; ``ROWS=20000 TURNS=2`` in the environment tries it out.
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -29,11 +32,12 @@ from penstock.runners.tables import serving
 from penstock.tables.client import Local
 from penstock.tables.layout import Table
 from penstock.tables.making import create
+from penstock.testing import memory
 
 ROWS, DIM = int(os.environ.get("ROWS", "1000000")), 384
 TURNS = int(os.environ.get("TURNS", "7"))
 IDS, BAG = 1 << 16, 64
-CAP_BYTES = max(160 << 20, ROWS * DIM)  # a quarter of the table; Python itself needs 140 MB
+CAP_BYTES = max(160 << 20, ROWS * DIM)  # a quarter of the table; Python itself needs 140 MB of it
 
 
 def ids_of(kind: str, seed: int) -> np.ndarray:
@@ -104,12 +108,25 @@ def _medians(ways: dict[str, Callable], batches: list[np.ndarray]) -> dict[str, 
 
 CAPPED = """
 import json, os, resource, sys, time
+uri, procs, cap, turns, count, seed = *sys.argv[1:3], *map(int, sys.argv[3:])
+if procs:
+    open(procs, "w").write("0")
 import numpy as np
+from penstock.tables import mapping
 from penstock.tables.client import Local
 from penstock.tables.layout import Table
-uri, cap, turns, count = sys.argv[1], *map(int, sys.argv[2:])
+if not procs:
+    mapping.memory_bytes = lambda: cap
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
 table = Table.at(uri)
-resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
+rng, order = np.random.default_rng(seed), np.random.default_rng(0).permutation(table.layout.rows)
+weights = np.arange(1, table.layout.rows + 1) ** -1.05
+edges = np.cumsum(weights / weights.sum())
+del weights
+def by_zipf():
+    return order[np.minimum(np.searchsorted(edges, rng.random(count)), len(order) - 1)]
+def at_random():
+    return rng.integers(0, table.layout.rows, count)
 def measured(client, ids):
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     client.lookup(ids)
@@ -119,32 +136,61 @@ def measured(client, ids):
         "major_faults_a_row": (after.ru_majflt - before.ru_majflt) / len(ids),
         "minor_faults_a_row": (after.ru_minflt - before.ru_minflt) / len(ids),
     }
-found = {"cold": [], "again": []}
-for turn in range(turns):
-    for shard in table.shards:  # not in the page cache any more
-        with open(shard.path(), "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    ids = np.random.default_rng(turn).integers(0, table.layout.rows, count)
-    with Local(table) as client:
-        found["cold"].append(measured(client, ids))
-        found["again"].append(measured(client, ids))
-layout = table.layout
-print(json.dumps({"table_bytes": layout.size_bytes, "cap_bytes": cap, **found}))
+with Local(table) as client:
+    found = {"cold, random ids": [measured(client, at_random())]}
+    found["random ids"] = [measured(client, at_random()) for _ in range(turns)]
+    found["Zipf ids"] = [measured(client, by_zipf()) for _ in range(turns)]
+    few = at_random()[: count // 4]
+    client.lookup(few)
+    found["rows that were just read"] = [measured(client, few)]
+    words = open("/proc/self/status").read().split()
+    kept = {name: 1024 * int(words[words.index(name + ":") + 1]) for name in ("VmRSS", "RssAnon", "RssFile")}
+print(json.dumps({"found": found, "kept": kept, "not_read_ahead": client._mapped._random}))
 """
 
 
 def capped(uri: str) -> dict[str, object]:
-    """The same look-ups before and after the pages are in memory, in a process with a cap."""
-    command = [sys.executable, "-c", CAPPED, uri, str(CAP_BYTES), "5", str(min(ROWS // 4, 20_000))]
+    """Two processes that look up at once, each under a cap."""
+    table = Table.at(uri)
+    for shard in table.shards:  # not in the page cache any more
+        with shard.path().open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with memory.capped(CAP_BYTES) as one, memory.capped(CAP_BYTES) as other:
+        told = _side_by_side(uri, [one, other])
+        groups = [{"peak_bytes": cap.peak_bytes(), "limit_reached": cap.reached()} for cap in (one, other) if cap]
+    kinds = told[0]["found"]
+    return {
+        "table_bytes": table.layout.size_bytes,
+        "cap_bytes": CAP_BYTES,
+        "cap": "memory control group, pages of files counted"
+        if groups
+        else "RLIMIT_DATA, which counts no pages of files",
+        "processes": len(told),
+        "groups": groups,
+        "resident": [each["kept"] for each in told],
+        "not_read_ahead": all(each["not_read_ahead"] for each in told),
+        "ways": {kind: _together([turn for each in told for turn in each["found"][kind]]) for kind in kinds},
+    }
+
+
+def _side_by_side(uri: str, caps: list[memory.Cap | None]) -> list[dict[str, Any]]:
+    """What a process under each of *caps* tells."""
     small = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **small})
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = json.loads(done.stdout)
-    for name in ("cold", "again"):
-        found[name] = {key: measuring.spread([turn[key] for turn in found[name]]) for key in found[name][0]}
-    return found
+    running = []
+    for seed, cap in enumerate(caps):
+        procs = str(cap.folder / "cgroup.procs") if cap else ""
+        words = [uri, procs, CAP_BYTES, TURNS, min(ROWS // 4, 20_000), seed]
+        command = [sys.executable, "-c", CAPPED, *map(str, words)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **small}))
+    told = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise SystemExit("a process under the cap has failed; what it said stands above")
+    return [json.loads(each) for each in told]
+
+
+def _together(measured: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {key: measuring.spread([one[key] for one in measured]) for key in measured[0]}
 
 
 def ratios(ns: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -235,6 +235,7 @@ class penstockExchange
             }
             peer_->send(penstock::hello, told.data(), told.size(), centres.cdata(), centres.size()*sizeof(scalar));
             peer_->receive(penstock::welcome);
+            peer_->startBeating();
         });
     }
 

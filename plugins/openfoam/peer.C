@@ -3,6 +3,8 @@
 #include "peer.H"
 
 #include <cerrno>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -26,6 +28,10 @@ struct Head { char magic[4]; std::uint16_t version, kind; std::int64_t size; };
 #pragma pack(pop)
 
 const std::int64_t largest = std::int64_t(1) << 40;
+const std::chrono::seconds beatPause(1);
+
+// Seconds, seconds and probes, as in exchange.py: a node that is lost is known after half a minute
+const int keepIdle = 10, keepInterval = 5, keepCount = 4;
 
 [[noreturn]] void fail(const std::string& text) { throw std::runtime_error(text); }
 
@@ -64,7 +70,17 @@ int connectTcp(const std::string& where)
     const int on = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &keepIdle, sizeof keepIdle);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &keepInterval, sizeof keepInterval);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &keepCount, sizeof keepCount);
     return fd;
+}
+
+[[noreturn]] void gone(const bool failed)
+{
+    if (failed && (errno == ETIMEDOUT || errno == EHOSTUNREACH || errno == ENETUNREACH))
+        fail("the generator is gone: its node does not answer any more");
+    fail("the generator is gone: it ended or was killed");
 }
 
 }
@@ -76,7 +92,38 @@ Peer::Peer(const std::string& address)
     else fail("address " + address + " is neither unix:/path nor tcp:host:port");
 }
 
-Peer::~Peer() { if (fd_ >= 0) ::close(fd_); }
+Peer::~Peer()
+{
+    {
+        const std::lock_guard<std::mutex> mine(turn_);
+        ended_ = true;
+    }
+    ending_.notify_all();
+    if (beating_.joinable()) beating_.join();
+    if (fd_ >= 0) ::close(fd_);
+}
+
+void Peer::startBeating()
+{
+    // Signals are the solver's: the thread is born with all of them blocked.
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    beating_ = std::thread(&Peer::beat, this);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Peer::beat()
+{
+    const Head frame = {{'P', 'S', 'T', 'K'}, version, alive, 0};
+    std::unique_lock<std::mutex> mine(turn_);
+    try
+    {
+        while (!ending_.wait_for(mine, beatPause, [this]{ return ended_; }))
+            write(reinterpret_cast<const char*>(&frame), sizeof frame);
+    }
+    catch (const std::exception&) {}  // the solver finds out by itself, at its next exchange
+}
 
 void Peer::write(const char* data, std::size_t size)
 {
@@ -84,7 +131,7 @@ void Peer::write(const char* data, std::size_t size)
     {
         const ssize_t done = ::send(fd_, data, size, MSG_NOSIGNAL);
         if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) fail("the generator is gone: it ended or was killed");
+        if (done <= 0) gone(done < 0);
         data += done;
         size -= done;
     }
@@ -96,7 +143,7 @@ void Peer::read(char* data, std::size_t size)
     {
         const ssize_t done = ::recv(fd_, data, size, 0);
         if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) fail("the generator is gone: it ended or was killed");
+        if (done <= 0) gone(done < 0);
         data += done;
         size -= done;
     }
@@ -105,6 +152,7 @@ void Peer::read(char* data, std::size_t size)
 void Peer::send(Kind kind, const void* head, std::size_t headSize, const void* rest, std::size_t restSize)
 {
     // One system call for what is small; large fields are not copied.
+    const std::lock_guard<std::mutex> mine(turn_);
     const bool together = restSize <= 65536;
     Head frame = {{'P', 'S', 'T', 'K'}, version, kind, std::int64_t(headSize + restSize)};
     buffer_.resize(sizeof frame + headSize + (together ? restSize : 0));
@@ -117,6 +165,7 @@ void Peer::send(Kind kind, const void* head, std::size_t headSize, const void* r
 
 const std::vector<char>& Peer::receive(Kind kind)
 {
+    const std::lock_guard<std::mutex> mine(turn_);
     Head head;
     read(reinterpret_cast<char*>(&head), sizeof head);
     if (std::memcmp(head.magic, "PSTK", 4)) fail("what answers is not Penstock; look at the address");

@@ -18,6 +18,7 @@ from penstock.commands.copy import copy
 from penstock.commands.gallery import gallery
 from penstock.commands.jobs import jobs
 from penstock.commands.judge import judge
+from penstock.commands.planes import planes
 from penstock.commands.serve import serve
 from penstock.commands.simulate import foretold, sampled
 from penstock.commands.stage import recorded, recording
@@ -322,5 +323,6 @@ app.command()(tune)
 app.command()(judge)
 app.command()(gallery)
 app.add_typer(_table, name="table")
+app.add_typer(planes, name="planes")
 app.add_typer(_stage, name="stage")
 app.add_typer(jobs, name="jobs")

@@ -13,10 +13,12 @@ import pytest
 
 from penstock.core.batch import to_numpy
 from penstock.core.reading import read_table
+from penstock.core.streaming import runs
 from penstock.core.verify import verify
 from penstock.flows import operators
 from penstock.formats.openfoam import read_case_field, read_case_mesh, times
 from penstock.models.generator import opened
+from penstock.solvers.openfoam.process import held
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flow"
 PENSTOCK = str(Path(sys.executable).parent / "penstock")
@@ -50,9 +52,21 @@ def story(tmp_path_factory):
             assert driver.poll() is None
             time.sleep(0.02)
         os.kill(driver.pid, signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL
+    with held(folder / "out" / "channel"):  # its solver ends at its next exchange
+        reached = max(float(name) for name in times(folder / "out" / "channel"))
     done = subprocess.run(command(str(file)), capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return SimpleNamespace(out=folder / "out", file=file, said=done.stdout, folder=folder)
+    return SimpleNamespace(out=folder / "out", file=file, said=done.stdout, folder=folder, reached=reached)
+
+
+def test_the_stream_went_on_where_the_kill_had_left_it(story):
+    """A kill leaves nothing of its run; the second run fed the planes from the last written time on, and no others."""
+    assert story.reached in (0.25, 0.5, 0.75), "it was killed in the middle"
+    (noted,) = runs(str(story.out / "channel"))
+    assert noted["ended"]
+    assert noted["told"]["solver_time"] == pytest.approx(1.0)
+    assert noted["told"]["planes"] == round((1.0 - story.reached) / 0.005)
 
 
 def velocities(story, name, column="velocity"):

@@ -1,4 +1,4 @@
-"""The genomes example on S3: k-mers by Ray Data, a table by Ray Train, clusters by MPI, and the table as a service."""
+"""The genomes example on S3: k-mers by Ray Data, a table by Tune and Train, clusters by MPI, and a service."""
 
 import importlib.util
 import os
@@ -24,8 +24,9 @@ from penstock.core.verify import verify
 from penstock.report.measures import agreement, neighbourhood
 from penstock.runners.inline import Inline
 from penstock.tables.client import open_table
+from penstock.tables.layout import Table
 from penstock.tables.making import create
-from penstock.tables.schemes import Exact
+from penstock.trainings.search import recall, trials
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "genomes"
 PENSTOCK = str(Path(sys.executable).parent / "penstock")
@@ -53,9 +54,9 @@ def texts(value, trail=()):
         yield ".".join(trail), value
 
 
-def on_s3(root):
-    """The changes by which the example reads and writes below *root*."""
-    file = tomllib.loads((EXAMPLE / "pipeline.toml").read_text())
+def on_s3(root, name="pipeline.toml"):
+    """The changes by which a file of the example reads and writes below *root*."""
+    file = tomllib.loads((EXAMPLE / name).read_text())
     return {key: join(root, text) for key, text in texts(file) if text == "reads" or text.startswith("out/")}
 
 
@@ -71,12 +72,19 @@ def story(s3, tmp_path_factory):
     for organism, lines in reads.items():
         fasta = "".join(f">{header}\n{read}\n" for header, read in lines)
         store_of(root).replace(join(root, "reads", f"{organism}.fasta"), fasta.encode())
-    file, changes = folder / "pipeline.toml", on_s3(root)
+    file, best, changes = folder / "pipeline.toml", folder / "best.toml", on_s3(root)
     file.write_bytes((EXAMPLE / "pipeline.toml").read_bytes())
-    done = subprocess.run(command("run", str(file), changes), capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    tuned = said(command("tune", str(file), {**changes, "tune.samples": 2}))
+    ran = said([PENSTOCK, "run", str(best)])
     clusters = read_table(join(root, "out", "clusters"))
-    return SimpleNamespace(root=root, file=file, changes=changes, reads=reads, said=done.stdout, clusters=clusters)
+    told = {"tuned": tuned, "ran": ran, "clusters": clusters}
+    return SimpleNamespace(root=root, file=file, best=best, changes=changes, reads=reads, **told)
+
+
+def said(words):
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def judged(clusters):
@@ -92,8 +100,29 @@ def test_every_read_comes_through_in_its_order_and_every_dataset_is_as_committed
     assert len(ids) == 11 * READS
     for name in ("kmers", "table", "vectors", "graph", "clusters"):
         verify(join(story.root, "out", name))
-    assert f"table: trained -> {story.root}/out/table" in story.said
+    assert f"table: trained -> {story.root}/out/table" in story.tuned
     assert "Reads of eleven genomes" in story.file.with_name("report.html").read_text()
+
+
+def test_the_best_of_two_trials_is_what_was_run(story):
+    tried = [recall(trial) for trial in trials(story.file, {**story.changes, "tune.samples": 2})]
+    assert [each.state for each in tried] == ["done", "done"]
+    values = max(tried, key=lambda each: each.last("likeness")).values
+    found = spec.load(story.best)
+    training = found.fits[0].training
+    assert (training.rate, training.dim, training.window) == tuple(
+        values[f"train.table.{name}"] for name in ("rate", "dim", "window")
+    )
+    assert training.scheme.rows == values["size"]["train.table.scheme.rows"]
+    for name, step in (("kmers", 1), ("vectors", 0)):
+        assert found.pipeline(name).steps[step].stage.k == values["size"][f"pipeline.{name}.step.{step}.k"]
+    assert training.done(), "trained by these, and not once more by `run`"
+    assert Table.at(training.table).manifest.version == noted_version(story.tuned)
+    assert "Search for table" in story.file.with_name("tune.html").read_text()
+
+
+def noted_version(text):
+    return int(re.search(r"table: trained -> \S+ version (\d+)", text)[1])
 
 
 def test_what_is_learned_tells_organisms_apart_and_better_than_random_vectors(story):
@@ -108,14 +137,28 @@ def test_what_is_learned_tells_organisms_apart_and_better_than_random_vectors(st
 
 def untrained(story):
     """The clusters of the same reads by a table that nothing has been learned into."""
-    here = story.file.parent / "untrained"
-    uri = create(str(here / "table"), Exact(4096), 64, seed=0).uri
+    here, found = story.file.parent / "untrained", spec.load(story.best)
+    training = found.fits[0].training
+    uri = create(str(here / "table"), training.scheme, training.dim, seed=0).uri
     own = {key: str(here / value.removeprefix(f"{story.root}/out/")) for key, value in story.changes.items()}
     kept = {key: value for key, value in story.changes.items() if value.endswith(("out/kmers", "reads"))}
-    found = spec.load(story.file, {**own, **kept, "pipeline.vectors.step.1.table": uri})
+    found = spec.load(story.best, {**own, **kept, "pipeline.vectors.step.1.table": uri})
     for name in ("vectors", "graph", "clusters"):
         Inline().run(found.pipeline(name))
     return read_table(found.pipeline("clusters").sink.uri)
+
+
+def test_hashes_of_23_mers_by_planes_that_are_fitted_to_the_reads_tell_organisms_apart(story):
+    planes = join(story.root, "out", "planes.npz")
+    fit = [PENSTOCK, "planes", "fit", join(story.root, "reads"), "--k=23", "--bits=10", "--bands=6", f"--out={planes}"]
+    assert "k = 23, 6 x 10 bits" in said(fit)
+    said(command("run", str(EXAMPLE / "lsh.toml"), on_s3(story.root, "lsh.toml")))
+    clusters = read_table(join(story.root, "out", "lsh", "clusters"))
+    assert clusters.num_rows == 11 * READS
+    assert Table.at(join(story.root, "out", "lsh", "table")).layout.rows == 6 * 1024
+    share, ari, _ = judged(clusters)
+    assert share >= 0.5, "0.09 is chance"
+    assert ari >= 0.2
 
 
 def test_a_vector_is_the_mean_of_the_rows_of_its_kmers(story):
@@ -146,12 +189,12 @@ def test_the_service_gives_the_vector_of_the_batch_run_and_knows_the_organism_of
 @contextmanager
 def served(story):
     """``penstock serve`` as a user starts it; gives its address."""
-    said = story.file.with_name("served")
-    with said.open("w") as out:
-        line = [*command("serve", f"{story.file}#vectors", story.changes), "--port", "0"]
+    log = story.file.with_name("served")
+    with log.open("w") as out:
+        line = [PENSTOCK, "serve", f"{story.best}#vectors", "--port", "0"]
         server = subprocess.Popen(line, stdout=out, stderr=out, env=os.environ.copy())
     try:
-        yield address(server, said)
+        yield address(server, log)
     finally:
         children = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
         server.terminate()
@@ -163,10 +206,10 @@ def served(story):
             child.kill()
 
 
-def address(server, said, seconds=180):
+def address(server, log, seconds=180):
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
-        if found := re.search(r"served at (http://\S+)", said.read_text()):
+        if found := re.search(r"served at (http://\S+)", log.read_text()):
             return found[1]
         time.sleep(0.1)
-    pytest.fail(f"it did not come up:\n{said.read_text()}")
+    pytest.fail(f"it did not come up:\n{log.read_text()}")

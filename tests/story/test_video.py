@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.core.batch import to_numpy
 from penstock.core.reading import read_table
 from penstock.core.verify import verify
 
@@ -114,6 +116,24 @@ def test_kept_clips_are_there_exactly_once_and_can_be_played(story):
             assert sum(1 for _ in file.decode(video=0)) == row["clip_frames"]
         assert json.loads(Path(row["metadata_uri"]).read_text())["id"] == row["id"]
     assert all(row["clip_uri"] is None for row in story.rows if not row["keep"])
+
+
+def test_clips_carry_their_vectors(story):
+    """Those of the shots that they were, also of the dropped ones."""
+    shots = read_table(str(story.out / "shots"))
+    wanted = dict(zip(shots["id"].to_pylist(), to_numpy(shots["embedding"]), strict=True))
+    clips = read_table(str(story.out / "clips"))
+    found = to_numpy(clips["embedding"])
+    assert found.shape == (17, 1280)
+    np.testing.assert_array_equal(found, [wanted[name] for name in clips["id"].to_pylist()])
+
+
+def test_the_report_of_the_run_shows_the_clips(story):
+    page = (story.folder / "report.html").read_text()
+    section = page.split('<section id="gallery">')[1].split('<section id="runs">')[0]
+    for title in ("Near-duplicates, side by side", "Kept", "Dropped: near-duplicates", "Dropped: dark"):
+        assert f"<h3>{title}</h3>" in section
+    assert section.count("data:image/jpeg;base64,") >= 17
 
 
 def test_every_dataset_is_whole_and_nothing_is_done_twice(story):

@@ -64,7 +64,7 @@ class Fake:
     def cancel(self, native_id):
         pass
 
-    def again(self, native_id):
+    def again(self, native_id, status):
         pass
 
 
@@ -128,6 +128,23 @@ def test_a_file_whose_job_has_ended_or_that_has_changed_is_a_new_job(call, file)
     assert "job 2," in call(file, "--cluster=fake").stdout
     assert "job 3," in call(file, "--cluster=fake", "--set", "max_bad_rows=7").stdout
     assert len({job.folder for job in SCHEDULER.jobs.values()}) == 3
+
+
+def test_two_who_find_that_the_job_has_ended_hand_in_one_new_job(call, file, monkeypatch):
+    call(file, "--cluster=fake")
+    SCHEDULER.state = JobState.DONE
+    polled, handed = Fake.poll, []
+    hand_in = lambda: handed.append(module._submitted(load(file), "line", module.cluster_of("fake"), 180))  # noqa: E731
+
+    def overtaken(self, ids):
+        monkeypatch.setattr(Fake, "poll", polled)
+        hand_in()
+        return polled(self, ids)
+
+    monkeypatch.setattr(Fake, "poll", overtaken)
+    hand_in()
+    assert [native_id for _, native_id in handed] == ["2", "2"]
+    assert handed[0] == handed[1]
 
 
 def test_paths_that_a_far_cluster_may_not_see_are_named(call, file, monkeypatch):

@@ -113,10 +113,10 @@ class Local:
             with suppress(ProcessLookupError):
                 os.kill(claim["pid"], signal.SIGTERM)
 
-    def again(self, native_id: str) -> None:
+    def again(self, native_id: str, status: Status) -> None:
         """Move the files of an ended attempt into a folder of their own."""
         folder = Path(native_id)
-        if not _status(folder).state.final:
+        if not (status.state.final and _status(folder).state.final):
             return
         aside = folder / f"attempt-{_attempt(folder)}"
         for name in _OWN_FILES:

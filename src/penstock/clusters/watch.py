@@ -20,7 +20,7 @@ from typing import Protocol
 from penstock.core.nouns import Cluster, JobState, Status
 from penstock.errors import JobError
 
-__all__ = ["Threads", "Watcher", "use", "wait"]
+__all__ = ["Threads", "Watcher", "queue_of", "use", "wait"]
 
 _LOG = logging.getLogger("penstock.clusters")
 _FIRST_SECONDS = 0.05
@@ -53,11 +53,16 @@ def use(factory: Callable[[Cluster], Watcher]) -> Callable[[Cluster], Watcher]:
 
 
 def _watcher_of(cluster: Cluster) -> Watcher:
-    name = repr(cluster)  # clusters are frozen data: equal ones are written alike
+    name = queue_of(cluster)
     with _lock:
         if name not in _watchers:
             _watchers[name] = _state["factory"](cluster)
         return _watchers[name]
+
+
+def queue_of(cluster: Cluster) -> str:
+    """What is the same for all clusters whose jobs one watcher can ask for: its ``queue``, where it has one."""
+    return str(getattr(cluster, "queue", "")) or repr(cluster)  # frozen data: equal ones are written alike
 
 
 @dataclass

@@ -78,7 +78,7 @@ def _submitted(found: spec.Spec, name: str, cluster: Cluster, start_seconds: int
     job = job_of(root, text, name, script(_FILE, cluster.python, start_seconds))
     native_id = cluster.submit(job)
     if cluster.poll([native_id])[native_id].state.final:
-        store_of(root).replace(join(root, "current"), _stamp())
+        store_of(root).create(_after(root, job.folder.rpartition("/")[2]), _stamp())
         job = job_of(root, text, name, script(_FILE, cluster.python, start_seconds))
         native_id = cluster.submit(job)
     return job, native_id
@@ -87,8 +87,7 @@ def _submitted(found: spec.Spec, name: str, cluster: Cluster, start_seconds: int
 def job_of(root: str, text: str, name: str, allocation: str) -> Job:
     """The job that runs the pipeline file *text*; what it needs is put below *root* first."""
     store = store_of(root)
-    store.create(join(root, "current"), _stamp())
-    folder = join(root, (store.read(join(root, "current")) or b"").decode())
+    folder = join(root, _latest(root))
     given = {_FILE: text, _SCRIPT: allocation}
     for file, data in given.items():
         store.replace(join(folder, "given", file), data.encode())
@@ -96,6 +95,21 @@ def job_of(root: str, text: str, name: str, allocation: str) -> Job:
     inputs = tuple((join(folder, "given", file), file) for file in given)
     results = ("report*.html", "ray-*.log")
     return Job(job_key(folder, text), ("bash", _SCRIPT), folder, name, inputs=inputs, results=results)
+
+
+def _latest(root: str) -> str:
+    """The name of the last job: each has at most one after it, whoever else hands the file in at the same time."""
+    store = store_of(root)
+    store.create(join(root, "current"), _stamp())
+    name, after = "", store.read(join(root, "current"))
+    while after:
+        name = after.decode()
+        after = store.read(_after(root, name))
+    return name
+
+
+def _after(root: str, name: str) -> str:
+    return join(root, f"after-{name}")
 
 
 def _stamp() -> bytes:

@@ -18,7 +18,7 @@ from penstock.tables import planning
 from penstock.tables.layout import Dtype, Layout, Table
 from penstock.tables.making import Init, create, save
 from penstock.tables.planning import Cluster, Estimate, SchemeName
-from penstock.tables.schemes import Combine
+from penstock.tables.schemes import Combine, Exact
 
 __all__ = ["table"]
 
@@ -140,6 +140,10 @@ def _shown(found: Estimate, k: int, nodes: int, memory_bytes: int, bag: int) -> 
     if k:
         grid.add_row("k-mers", f"{planning.canonical_kmers(k):,} of length {k}, counted once for both strands")
     _add_layout(grid, found.layout)
+    if k and isinstance(found.layout.scheme, Exact):
+        used = planning.canonical_kmers(k)
+        size = _bytes(used * found.layout.row_bytes)
+        grid.add_row("in use", f"{used / found.layout.rows:.0%} of the rows, {size}: of both strands' ids one is taken")
     grid.add_row("shards", f"{found.shards:,} of up to {_bytes(found.shard_bytes)}")
     share = (
         "all of it in memory" if found.in_memory == 1 else f"{found.in_memory:.1%} of it in memory, the rest on disk"

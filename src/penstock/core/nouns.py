@@ -508,12 +508,14 @@ class Status:
         why: the scheduler's or the exit record's words: ``Priority``, ``NODE_FAIL``, ``exit status 3``.
         passing: the cause lies outside the program (a node failed, the job was preempted), so trying again makes sense.
         attempt: which attempt this is, from 1.
+        continues: it was warned of its time limit, has kept its state and asks to go on, which is no failure.
     """
 
     state: JobState
     why: str = ""
     passing: bool = False
     attempt: int = 1
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -620,8 +622,12 @@ class Cluster(Protocol):
     def cancel(self, native_id: str) -> None:
         """End a job; ending an ended job does nothing."""
 
-    def again(self, native_id: str) -> None:
+    def again(self, native_id: str, status: Status) -> None:
         """Put an ended attempt aside, so that submitting the job starts it anew; of several items those that failed.
 
-        Does nothing when it was put aside before.
+        Does nothing when it was put aside before, or has not ended.
+
+        Args:
+            native_id: what `submit` gave.
+            status: how it ended, as `poll` said.
         """

@@ -19,11 +19,15 @@ import pyarrow as pa
 from penstock.core.dataset import is_promised
 from penstock.core.nouns import Fit, Licence, Multiplying, Pipeline, Place, Sampled, Source, Stream, Unit, Weighted
 from penstock.core.storage import store_of
-from penstock.errors import PlanError, SchemaError
+from penstock.errors import PenstockError, PlanError, SchemaError
 
-__all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "schemas"]
+__all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "schemas", "weighed"]
 
 _SAMPLE_BYTES = 8 << 20
+_SHARED_BYTES = 1 << 30
+"""Larger weights may stay in the pages of their file, which all workers of a node share (see `models.packed`)."""
+_NARROW = {"bfloat16": 2, "float16": 2, "int8": 4}
+"""How many times smaller weights become that are computed with in these formats."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Resources:
     Attributes:
         what: whose they are, for messages.
         here: whether the work is done on this machine, whose packages can be looked at.
+        node_memory_bytes: of the largest node; 0 where that is all of it.
     """
 
     cpus: float
@@ -40,6 +45,7 @@ class Resources:
     memory_bytes: int
     what: str
     here: bool = True
+    node_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Estimate:
     rows: int | None
     bytes_out: int | None
     worker_memory_bytes: int | None
+    batch_bytes: int | None = None
+    """Of *worker_memory_bytes* what the largest units take, all that a worker has in hand."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,31 @@ def operators(pipeline: Pipeline) -> tuple[Operator, ...]:
     return tuple(replace(o, concurrency=_concurrency(pipeline, o, reads=o is found[0])) for o in found)
 
 
+def weighed(pipeline: Pipeline) -> tuple[Operator, ...]:
+    """The operators, where a place says nothing of memory with what is known: the weights that a worker loads.
+
+    Weights on a GPU do not count, nor those that the workers of a node may share, or that cannot be found from here.
+    """
+    return tuple(_weighed(pipeline, operator) for operator in operators(pipeline))
+
+
+def _weighed(pipeline: Pipeline, operator: Operator) -> Operator:
+    place, steps = operator.place, pipeline.steps[operator.first : operator.stop]
+    if place.memory_bytes or place.gpus:
+        return operator
+    weights = sum(_own_weights(step.stage) for step in steps if isinstance(step.stage, Weighted))
+    return replace(operator, place=replace(place, memory_bytes=weights))
+
+
+def _own_weights(stage: Weighted) -> int:
+    """Bytes of its weights that each worker has for itself, as far as they can be told."""
+    try:
+        found = stage.weights_bytes()
+    except PenstockError:  # `licences` says so where it matters
+        return 0
+    return found // _NARROW.get(getattr(stage, "compute", ""), 1) if found <= _SHARED_BYTES else 0
+
+
 def _alike(one: Place, other: Place) -> bool:
     """Whether the same workers can carry both; how many units each of them takes at once may differ."""
     return replace(one, concurrency=1) == replace(other, concurrency=1)
@@ -148,39 +181,87 @@ def _concurrency(pipeline: Pipeline, operator: Operator, *, reads: bool) -> int:
     return max([1, *steps, *([pipeline.read.concurrency] if reads else [])])
 
 
+@dataclass(frozen=True)
+class _Crew:
+    """The fewest workers of an operator, and what each of them takes of something.
+
+    Attributes:
+        known: whether that is the weights, and not what the place says.
+    """
+
+    operator: Operator
+    who: str
+    count: int
+    each: float
+    known: bool
+
+
 def admit(pipeline: Pipeline, resources: Resources) -> str:
     """The arithmetic by which the pipeline fits *resources*.
 
     Each pool holds its fewest workers all the time, and beside them the largest task must find room;
     otherwise the pools starve the tasks that feed them and the run hangs.
+    Of memory counts what places say, else the weights that workers load.
 
     Raises:
         PlanError: it does not fit.
     """
     parts = operators(pipeline)
     _threaded(pipeline, parts)
-    lines = []
+    heavy, lines = weighed(pipeline), []
     for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
-        pools = [
-            (_called(pipeline, o, parts[0]), o.place.replicas[0], getattr(o.place, name))
-            for o in parts
-            if o.kind == "actor"
-        ]
-        tasks = [(_called(pipeline, o, parts[0]), getattr(o.place, name)) for o in parts if o.kind == "task"]
-        largest = max(tasks, key=lambda task: float(task[1]), default=("", 0))
-        need = sum(count * each for _, count, each in pools) + largest[1]
+        crews = [_crew(pipeline, *pair, name, resources) for pair in zip(parts, heavy, strict=True)]
+        tasks = [crew for crew in crews if crew.operator.kind == "task"]
+        counted = [crew for crew in crews if crew.operator.kind == "actor"]
+        counted += [max(tasks, key=lambda task: task.each)] if tasks else []
+        need = sum(crew.count * crew.each for crew in counted)
         if not need:
             continue
-        sums = [f"{who} {count} x {each:,.12g}" for who, count, each in pools if each]
-        sums += [f"{largest[0]} {largest[1]:,.12g}"] if largest[1] else []
-        line = f"{name}: {' + '.join(sums)} = {need:,.12g} of {have:,.12g} ({resources.what})"
+        line = f"{name}: {_sum(counted)} = {need:,.12g} of {have:,.12g} ({resources.what})"
         if need > have + 1e-9:  # three times 0.1 is more than 0.3
             raise PlanError(
                 f"{pipeline.name} would never finish: its pools and the largest task beside them need more than "
-                f"there is.\n  {line}\n  lower replicas or {name} of a place, or give the runner more"
+                f"there is.\n  {line}\n  {_remedy(name, counted)}"
             )
         lines.append(line)
+    _housed(pipeline, parts, heavy, resources)
     return "\n".join(lines)
+
+
+def _crew(pipeline: Pipeline, bare: Operator, heavy: Operator, name: str, resources: Resources) -> _Crew:
+    """What *bare* takes of *name*; *heavy* is the same operator with the weights that are known."""
+    who, each = _called(pipeline, bare), getattr(heavy.place, name)
+    known = each != getattr(bare.place, name)
+    alone = known and resources.cpus == float("inf")  # one process opens each step once
+    count = bare.place.replicas[0] if bare.kind == "actor" and not alone else 1
+    return _Crew(bare, f"weights of {who}" if known else who, count, each, known)
+
+
+def _sum(crews: Sequence[_Crew]) -> str:
+    """The summands in words: pools with their workers, a task alone."""
+    times = [f" {crew.count} x" if crew.operator.kind == "actor" else "" for crew in crews]
+    return " + ".join(
+        f"{crew.who}{each} {crew.each:,.12g}" for crew, each in zip(crews, times, strict=True) if crew.each
+    )
+
+
+def _remedy(name: str, crews: Sequence[_Crew]) -> str:
+    if any(crew.known for crew in crews):
+        return "lower replicas, choose smaller weights, or give the runner more memory"
+    return f"lower replicas or {name} of a place, or give the runner more"
+
+
+def _housed(pipeline: Pipeline, parts: Sequence[Operator], heavy: Sequence[Operator], resources: Resources) -> None:
+    """A worker is on one node. Raises `PlanError` when the largest node has no room for one."""
+    have = resources.node_memory_bytes
+    for pair in zip(parts, heavy, strict=True):
+        crew = _crew(pipeline, *pair, "memory_bytes", resources)
+        if have and crew.each > have:
+            raise PlanError(
+                f"{pipeline.name} would never finish: no node has room for one worker.\n"
+                f"  memory_bytes: {crew.who} 1 x {crew.each:,.12g} of {have:,.12g} on the largest node "
+                f"({resources.what})\n  {_remedy('memory_bytes', [crew])}"
+            )
 
 
 def _threaded(pipeline: Pipeline, parts: Sequence[Operator]) -> None:
@@ -188,14 +269,16 @@ def _threaded(pipeline: Pipeline, parts: Sequence[Operator]) -> None:
     for operator in parts:
         if operator.kind == "task" and operator.concurrency > 1:
             raise PlanError(
-                f"{pipeline.name}: {_called(pipeline, operator, parts[0])} runs as tasks, which have one unit each, "
+                f"{pipeline.name}: {_called(pipeline, operator)} runs as tasks, which have one unit each, "
                 f'and concurrency is {operator.concurrency}; give one of these steps place = {{ kind = "actor" }}'
             )
 
 
-def _called(pipeline: Pipeline, operator: Operator, reader: Operator) -> str:
+def _called(pipeline: Pipeline, operator: Operator) -> str:
     names = [step.name for step in pipeline.steps[operator.first : operator.stop]]
-    return "+".join((["read"] if operator is reader else []) + names)
+    reader = operators(pipeline)[0]
+    reads = (operator.first, operator.stop) == (reader.first, reader.stop)
+    return "+".join(["read"] * reads + names)
 
 
 def licences(pipeline: Pipeline | Stream) -> tuple[Licence, ...]:
@@ -303,7 +386,11 @@ def check(pipeline: Pipeline, resources: Resources) -> Plan:
         estimated,
         terms,
         free,
-        (*_warnings(pipeline.source.uri, estimated, terms, resources), *_tight(estimated, free)),
+        (
+            *_warnings(pipeline.source.uri, estimated, terms, resources),
+            *_crowded(pipeline, estimated, resources),
+            *_tight(estimated, free),
+        ),
     )
 
 
@@ -326,6 +413,29 @@ def _warnings(source: str, estimated: Estimate, terms: Sequence[Licence], resour
             f"there are {resources.memory_bytes:,}; lower unit_bytes"
         )
     return tuple(found)
+
+
+def _crowded(pipeline: Pipeline, estimated: Estimate, resources: Resources) -> tuple[str, ...]:
+    """Whether memory may run out when all pools are as large as they may be, each worker with its largest units."""
+    pools = [o for o in weighed(pipeline) if o.kind == "actor"]
+    batch = estimated.batch_bytes
+    if batch is None or resources.cpus == float("inf"):
+        return ()
+    crews = [(_called(pipeline, o), _most(o.place, resources), o.place.memory_bytes) for o in pools]
+    total = sum(count * (own + batch) for _, count, own in crews)
+    if total <= resources.memory_bytes:
+        return ()
+    sums = " + ".join(f"{who} {count} x ({own:,} + {batch:,} of units)" for who, count, own in crews)
+    return (
+        f"memory may run out when all workers are there: {sums} = {total:,} of {resources.memory_bytes:,} bytes "
+        f"({resources.what}); lower the most of replicas, concurrency or unit_bytes",
+    )
+
+
+def _most(place: Place, resources: Resources) -> int:
+    """How many workers there can be at once, by what they reserve."""
+    ways = ((place.cpus, resources.cpus), (place.gpus, resources.gpus))
+    return min([place.replicas[1], *(max(1, int(have / each + 1e-9)) for each, have in ways if each)])
 
 
 def _tight(estimated: Estimate, free: int | None) -> tuple[str, ...]:
@@ -356,9 +466,9 @@ def estimate(pipeline: Pipeline, line: Sequence[pa.Schema]) -> Estimate:
     counts = _row_counts(pipeline)
     widths = [_row_bytes(schema, text) * each for schema, each in zip(line, counts, strict=True)]
     in_hand = max(operator.concurrency for operator in operators(pipeline))
-    memory = int(largest * share * sum(widths)) * in_hand + weights
+    batches = int(largest * share * sum(widths)) * in_hand
     rows, bytes_out = round(total * share * counts[-1]), int(total * share * widths[-1])
-    return Estimate(count, total, largest, empty, rows, bytes_out, memory)
+    return Estimate(count, total, largest, empty, rows, bytes_out, batches + weights, batches)
 
 
 def _row_counts(pipeline: Pipeline) -> list[float]:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from penstock.core.balance import Crew, sizes
 from penstock.core.nouns import Pipeline
-from penstock.core.plan import Operator, Resources, operators
+from penstock.core.plan import Operator, Resources, weighed
 
-__all__ = ["Forecast", "Hardware", "Load", "Profile", "Station", "forecast", "play", "stations"]
+__all__ = ["Forecast", "Hardware", "Load", "Profile", "Seconds", "Station", "forecast", "play", "stations"]
 
 Seconds: TypeAlias = npt.NDArray[np.float64]
 
@@ -57,8 +57,9 @@ class Hardware:
     @property
     def resources(self) -> Resources:
         """Of all nodes together."""
-        memory = int(self.memory_gib * 2**30) or 1 << 62
-        return Resources(self.nodes * self.cpus, self.nodes * self.gpus, self.nodes * memory, f"{self.nodes} nodes")
+        each, what = int(self.memory_gib * 2**30), f"{self.nodes} nodes"
+        total = self.nodes * (each or 1 << 62)
+        return Resources(self.nodes * self.cpus, self.nodes * self.gpus, total, what, node_memory_bytes=each)
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,11 @@ class Forecast:
     limit: str
 
 
-def stations(pipeline: Pipeline, costs: Seconds, resources: Resources) -> tuple[Station, ...]:
-    """The pools of *pipeline* as large as mean *costs*, "step", and *resources* make them."""
-    parts = operators(pipeline)
+def stations(
+    pipeline: Pipeline, costs: Seconds, resources: Resources, parts: Sequence[Operator] = ()
+) -> tuple[Station, ...]:
+    """The pools of *pipeline*, which are its *parts*, as large as mean *costs*, "step", and *resources* make them."""
+    parts = parts or weighed(pipeline)
     bare = [_station(pipeline, part, reads=part is parts[0], writes=part is parts[-1]) for part in parts]
     crews = [_crew(part, station.cycle(costs)) for part, station in zip(parts, bare, strict=True)]
     counts = sizes(crews, resources)

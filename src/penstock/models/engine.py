@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import PlanError
 from penstock.models import packed, transformer
-from penstock.models.device import device_of
+from penstock.models.device import device_of, sent
+from penstock.models.embedding import steps
 from penstock.models.packed import Compute
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Engine:
         name: ``packed`` or ``reference``.
         states: see `penstock.models.packed.States`.
         batches: cuts rows of these lengths into batches of a number of tokens.
-        tokens: of a batch, as it is best.
+        tokens: of a batch.
         rates: tokens a second of each engine that was tried, when a choice was made.
     """
 
@@ -58,9 +59,21 @@ class Engine:
         return f"{self.name} of {rates} tokens/s" if rates else ""
 
 
+def _in_turn(work: Callable[[Ints], None], batches: Sequence[Ints]) -> None:
+    for batch in batches:
+        work(batch)
+
+
 @contextmanager
 def opened(
-    model: str, choice: Choice = "packed", compute: Compute = "float32", layer: int = -1, device: str = "auto"
+    model: str,
+    choice: Choice = "packed",
+    compute: Compute = "float32",
+    layer: int = -1,
+    device: str = "auto",
+    *,
+    each: Each = _in_turn,
+    tokens: int | None = None,
 ) -> Iterator[Engine]:
     """The engine of *choice* with the weights of *model*.
 
@@ -71,6 +84,8 @@ def opened(
         compute: the number format of the layers.
         layer: the hidden states wanted, 0 for the token table, -1 for the last.
         device: ``auto`` takes a GPU where torch sees one.
+        each: how batches will be run, the open `lanes`; the trial runs them so.
+        tokens: of a batch; without it, as many as were measured to be best for the engine.
 
     Raises:
         WeightsError: packages or weights are missing, damaged or unsafe.
@@ -85,22 +100,23 @@ def opened(
             f"{why or 'a known architecture'}; choose float32 or bfloat16"
         )
     if choice == "reference" or why:
-        with _reference(model, layer, place, compute) as found:
+        with _reference(model, layer, place, compute, tokens) as found:
             yield found
     elif choice == "packed":
-        yield _packed(model, layer, place, compute)
+        yield _packed(model, layer, place, compute, tokens)
     else:
-        with _reference(model, layer, place, compute) as found:
-            yield _faster(_packed(model, layer, place, compute), found, model)
+        with _reference(model, layer, place, compute, tokens) as found:
+            ours = _packed(model, layer, place, compute, tokens)
+            yield _faster(ours, found, _Trial.of(model, place), each)
 
 
-def _packed(model: str, layer: int, place: str, compute: Compute) -> Engine:
+def _packed(model: str, layer: int, place: str, compute: Compute, tokens: int | None) -> Engine:
     network = packed.loaded(model, layer, place, compute)
-    return Engine("packed", network.states, packed.batches, _TOKENS["packed", place])
+    return Engine("packed", network.states, packed.batches, tokens or _TOKENS["packed", place])
 
 
 @contextmanager
-def _reference(model: str, layer: int, place: str, compute: str) -> Iterator[Engine]:
+def _reference(model: str, layer: int, place: str, compute: str, tokens: int | None) -> Iterator[Engine]:
     padding = transformer.shape_of(model).padding
     with transformer.opened(model, layer, place, compute=compute) as hidden:
 
@@ -108,38 +124,74 @@ def _reference(model: str, layer: int, place: str, compute: str) -> Iterator[Eng
             at = transformer.grid(np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths)))
             mask = at >= 0
             found = hidden(np.where(mask, ids[at], padding), mask)
-            return found[_there(mask, found)]
+            return found[sent(mask, found.device)]
 
-        yield Engine("reference", states, transformer.batches, _TOKENS["reference", place])
-
-
-def _there(mask: npt.NDArray[np.bool_], like: torch.Tensor) -> Any:
-    import torch
-
-    return torch.from_numpy(mask).to(like.device)
+        yield Engine("reference", states, transformer.batches, tokens or _TOKENS["reference", place])
 
 
 # --- choice ----------------------------------------------------------------------------------------------
 
-_TRIED_TOKENS = 2048
 _TRIES = 3
+_ENOUGH_SECONDS = 1.0  # after a try of so long there is no other
 
 
-def _faster(ours: Engine, theirs: Engine, model: str) -> Engine:
-    """The engine with the higher rate on random rows of mixed length, in turns; both rates stand in it."""
-    vocabulary, longest = transformer.shape_of(model).vocabulary, transformer.shape_of(model).longest or 256
-    random = np.random.default_rng(0)
-    lengths = np.sort(random.integers(1, min(longest, 256) + 1, 1 + _TRIED_TOKENS // min(longest, 256)))[::-1]
-    ids = random.integers(vocabulary, size=lengths.sum())
-    taken: dict[str, list[float]] = {"packed": [], "reference": []}
-    for _ in range(1 + _TRIES):
-        for engine in (ours, theirs):
-            started = time.perf_counter()
-            engine.states(ids, lengths).sum().item()  # a GPU has to come to an end
-            taken[engine.name].append(time.perf_counter() - started)
-    rates = tuple((name, float(lengths.sum() / min(seconds[1:]))) for name, seconds in taken.items())  # first: warm-up
+def _faster(ours: Engine, theirs: Engine, trial: _Trial, each: Each) -> Engine:
+    """The engine with the higher rate on random rows of mixed length; both rates stand in it."""
+    rates = tuple((engine.name, trial.rate(engine, each)) for engine in (ours, theirs))
     best = ours if rates[0][1] >= rates[1][1] else theirs
-    return Engine(best.name, best.states, best.batches, best.tokens, rates)
+    return replace(best, rates=rates)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """How an engine is tried: as it will be used, with full batches in all lanes.
+
+    Attributes:
+        vocabulary: ids are below this.
+        longest: tokens of a row.
+        lanes: batches at a time.
+    """
+
+    vocabulary: int
+    longest: int
+    lanes: int
+
+    @classmethod
+    def of(cls, model: str, place: str) -> _Trial:
+        import torch
+
+        shape = transformer.shape_of(model)
+        return cls(shape.vocabulary, min(shape.longest or 256, 256), torch.get_num_threads() if place == "cpu" else 1)
+
+    def rate(self, engine: Engine, each: Each) -> float:
+        """Tokens a second, the best of a few tries after a short row for each lane, which warms up."""
+        lengths, cuts = self.batches(engine)
+        taken: list[float] = []
+        self._seconds(engine, each, np.full(self.lanes, min(self.longest, 32)), list(np.arange(self.lanes)[:, None]))
+        for _ in range(_TRIES):
+            taken.append(self._seconds(engine, each, lengths, cuts))
+            if taken[-1] >= _ENOUGH_SECONDS:
+                break
+        return float(lengths[np.concatenate(cuts)].sum() / min(taken))
+
+    def batches(self, engine: Engine) -> tuple[Ints, Sequence[Ints]]:
+        """Lengths of rows, and one batch of them for each lane: of long rows, of shorter ones, and so on."""
+        rows = 1 + 8 * self.lanes * engine.tokens // self.longest  # about four batches for each lane
+        lengths = np.random.default_rng(0).integers(1, self.longest + 1, rows)
+        cuts = list(engine.batches(lengths, engine.tokens))
+        return lengths, cuts[:: max(1, len(cuts) // self.lanes)][: self.lanes]
+
+    def _seconds(self, engine: Engine, each: Each, lengths: Ints, cuts: Sequence[Ints]) -> float:
+        ids = np.random.default_rng(0).integers(self.vocabulary, size=lengths.sum())
+        starts = np.cumsum(lengths) - lengths
+
+        def work(cut: Ints) -> None:
+            at = np.repeat(starts[cut], lengths[cut]) + steps(lengths[cut])
+            engine.states(ids[at], lengths[cut]).sum().item()  # a GPU has to come to an end
+
+        started = time.perf_counter()
+        each(work, cuts)
+        return time.perf_counter() - started
 
 
 # --- threads ---------------------------------------------------------------------------------------------
@@ -177,7 +229,6 @@ def _all(pool: ThreadPoolExecutor, threads: int, work: Callable[[Ints], None], b
         work(batch)
 
     if side_by_side < 2:
-        for batch in batches:
-            work(batch)
+        _in_turn(work, batches)
     else:
         list(pool.map(alone, batches))

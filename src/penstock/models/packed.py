@@ -28,6 +28,7 @@ import numpy.typing as npt
 from penstock.errors import WeightsError
 from penstock.models import embedding
 from penstock.models.catalogue import folder_of, verify
+from penstock.models.device import sent
 from penstock.models.transformer import shape_of, weights_bytes
 
 if TYPE_CHECKING:
@@ -337,7 +338,6 @@ class Network:
             return (found if self.last is None else self.last(found))[:count]
 
     def _attention(self, lengths: Ints) -> Attention:
-
         groups = _varlen(lengths, self.device, self.dtype) or _Groups.of(lengths)
         turned = (
             _Turned.of(lengths, self.width // self.heads, self.rotary_base, self.device) if self.rotary_base else None
@@ -398,7 +398,7 @@ def _varlen(lengths: Ints, device: str, dtype: torch.dtype) -> Any:
         return None
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)).to(device)
+    ends = sent(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), device)
     longest = int(lengths.max())
     return lambda query, key, value: varlen_attn(query, key, value, ends, ends, longest, longest)
 
@@ -417,7 +417,7 @@ class _Turned:
 
         rates = 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float) / size))
         places = torch.arange(int(lengths.max())).float()
-        angles = (places[:, None] * rates)[torch.from_numpy(embedding.steps(lengths)), None].to(device)
+        angles = (places[:, None] * rates).to(device)[sent(embedding.steps(lengths), device), None]
         return cls(angles.cos(), angles.sin())
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:

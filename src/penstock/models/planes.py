@@ -190,7 +190,7 @@ def load(uri: str) -> Planes:
     """
     entry = store_of(uri).entry(uri)
     if entry is None:
-        raise WeightsError(f"there are no planes at {uri}; make them with penstock.models.planes.fit() and save()")
+        raise WeightsError(f"there are no planes at {uri}; make them with 'penstock planes fit'")
     return _load(uri, entry.etag)
 
 
@@ -215,8 +215,10 @@ def _unpacked(uri: str, data: bytes) -> tuple[Mapping[str, Any], Fixed, Fixed]:
             if facts["format"] == _FORMAT:
                 return facts, file["normals"], file["offsets"]
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{uri} is no file of planes, or cut short: {error}; make it with save()") from error
-    raise WeightsError(f"{uri} is no file of planes but of '{facts['format']}'; make it with save()")
+        raise WeightsError(
+            f"{uri} is no file of planes, or cut short: {error}; make it with 'penstock planes fit'"
+        ) from error
+    raise WeightsError(f"{uri} is no file of planes but of '{facts['format']}'; make it with 'penstock planes fit'")
 
 
 def _hashed(  # noqa: PLR0917 (compiled functions take arguments by place)

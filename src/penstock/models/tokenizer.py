@@ -1,14 +1,16 @@
-"""Tokenizers: a model's own ``tokenizer.json``, or one token for each residue.
+"""Tokenizers: a model's own ``tokenizer.json``, ESM's ``vocab.txt``, or one token for each residue.
 
-Format of ``tokenizer.json``: https://huggingface.co/docs/tokenizers; built and run by its Rust library.
+Format of ``tokenizer.json``: https://huggingface.co/docs/tokenizers; built and run by its Rust library. ESM's tokenizer
+(https://huggingface.co/docs/transformers/model_doc/esm) is Python alone and has no such file, so it is built here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +34,14 @@ RESIDUES: Mapping[str, str] = {
 _PLAIN = "residue:"
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FIRST, _LAST, _UNKNOWN = ("[CLS]", "<cls>", "<s>"), ("[SEP]", "<eos>", "</s>"), ("[UNK]", "<unk>")
+_ESM = {"cls": "<cls>", "eos": "<eos>", "unk": "<unk>"}
 _LIMITS = (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
 
 
 def load(name: str) -> Tokenizer:
     """The tokenizer called *name*: a model of the catalogue, a folder, or ``residue:protein|dna|rna``.
+
+    A folder has ``tokenizer.json``, or a ``vocab.txt`` of ESM's kind (with ``<cls>``) or of single letters.
 
     Neither pads nor truncates, whatever its file says.
 
@@ -49,7 +54,8 @@ def load(name: str) -> Tokenizer:
         return _per_residue([*_SPECIAL, *_letters(name)])
     path = _file_of(name)
     if path.name == "vocab.txt":
-        return _per_residue(_residue_vocabulary(path))
+        tokens = _vocabulary(path)
+        return _longest_first(tokens, _Frame.of(path.parent)) if _is_esm(tokens) else _per_residue(_letters_of(path))
     try:
         found = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -88,11 +94,12 @@ def longest_of(name: str) -> int:
 
 
 def tokenizer_hashes(name: str) -> Mapping[str, str]:
-    """What the tokens depend on: the hash of the tokenizer's file, or its letters."""
+    """What the tokens depend on: the hash of the tokenizer's file, or its letters; ESM's special tokens too."""
     if name.startswith(_PLAIN):
         return {name: _letters(name)}
     path = _file_of(name)
-    return {path.name: hash_of(path)}
+    asked = path.name == "vocab.txt" and _is_esm(_vocabulary(path))
+    return {path.name: hash_of(path)} | ({"longest first": str(_Frame.of(path.parent))} if asked else {})
 
 
 def _letters(name: str) -> str:
@@ -113,8 +120,12 @@ def _file_of(name: str) -> Path:
     )
 
 
-def _residue_vocabulary(path: Path) -> list[str]:
-    tokens = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")]
+def _vocabulary(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+
+
+def _letters_of(path: Path) -> list[str]:
+    tokens = _vocabulary(path)
     longer = [token for token in tokens if len(token) > 1 and token[0] not in "[<"]
     if longer:
         raise WeightsError(
@@ -135,6 +146,49 @@ def _per_residue(tokens: Sequence[str]) -> Tokenizer:
     found.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), letters])
     frame = [(first, ids[first]), (last, ids[last])]
     found.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=frame)
+    return found
+
+
+# --- ESM and DNA models of its architecture --------------------------------------------------------------
+
+
+def _is_esm(tokens: Sequence[str]) -> bool:
+    return _ESM["cls"] in tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens of an ESM tokenizer; the Nucleotide Transformer has none at the end."""
+
+    cls: str | None
+    eos: str | None
+    unk: str | None
+
+    @classmethod
+    def of(cls, folder: Path) -> _Frame:
+        """As ``tokenizer_config.json`` has them; what it does not say is as in transformers' EsmTokenizer."""
+        path = folder / "tokenizer_config.json"
+        told = json.loads(path.read_bytes()) if path.is_file() else {}
+        return cls(*(_content(told.get(f"{name}_token", usual)) for name, usual in _ESM.items()))
+
+
+def _content(token: Any) -> str | None:
+    found = token.get("content") if isinstance(token, dict) else token
+    return None if found is None else str(found)
+
+
+def _longest_first(tokens: Sequence[str], frame: _Frame) -> Tokenizer:
+    """At each place the longest token that fits, from the left; a stretch where none fits becomes one <unk>."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+
+    ids = {token: number for number, token in enumerate(tokens)}
+    unknown = _present(ids, (frame.unk or _ESM["unk"],))
+    found = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    found.add_tokens([AddedToken(token, normalized=False) for token in tokens if token])  # keeps their numbers
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    first, last = ([_present(ids, (token,))] if token else [] for token in (frame.cls, frame.eos))
+    around = [(token, ids[token]) for token in dict.fromkeys(first + last)]
+    found.post_processor = processors.TemplateProcessing(single=[*first, "$A", *last], special_tokens=around)
     return found
 
 

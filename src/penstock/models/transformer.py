@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from penstock.errors import WeightsError
 from penstock.models.catalogue import folder_of, hash_of, verify
-from penstock.models.device import device_of
+from penstock.models.device import device_of, sent
 
 if TYPE_CHECKING:
     import torch
@@ -275,8 +275,8 @@ def quiet() -> Iterator[None]:
 def _hidden(network: Any, torch: Any, layer: int, ids: Ints, mask: npt.NDArray[np.bool_]) -> Any:
     with torch.inference_mode():
         given = {
-            "input_ids": torch.from_numpy(ids).to(network.device),
-            "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(network.device),
+            "input_ids": sent(ids, network.device),
+            "attention_mask": sent(mask.astype(np.int64), network.device),
         }
         if layer == -1:
             return network(**given).last_hidden_state

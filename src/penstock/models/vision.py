@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from penstock.core.nouns import Licence
 from penstock.errors import SchemaError, WeightsError
 from penstock.models.catalogue import CATALOGUE, folder_of, hash_of, licence_of, verify
-from penstock.models.convolutions import Network, Weights, efficientnet_lite, resnet
-from penstock.models.device import device_of
+from penstock.models.convolutions import Block, Convolution, Network, Weights, efficientnet_lite, resnet
+from penstock.models.device import device_of, sent
 from penstock.models.pixels import IMAGENET, Pixels, Recipe
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "Compute",
     "Live",
     "Output",
     "Shape",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 Output: TypeAlias = Literal["pooled", "map", "logits"]
+
+Compute: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 Live: TypeAlias = Callable[[Pixels], "torch.Tensor"]
 """A live network: pixels, uint8 ``"row y x rgb"``, to ``"row dim"``, ``"row dim y x"`` or ``"row class"``."""
@@ -312,14 +315,18 @@ _KNOWN: Mapping[str, _Known] = {
 
 
 @contextmanager
-def opened(model: str, output: Output, device: str = "auto", threads: int = 0) -> Iterator[Live]:
-    """The live network of *model*.
+def opened(
+    model: str, output: Output, device: str = "auto", threads: int = 0, compute: Compute = "auto"
+) -> Iterator[Live]:
+    """The live network of *model*. On a GPU a call comes back before it is computed; whoever reads the result waits.
 
     Args:
         model: a name of the catalogue, or a file or folder.
         output: the last map, its mean, or what the classifier makes of that (before softmax).
         device: ``auto`` takes a GPU where torch sees one.
         threads: of torch on the CPU, for the whole process while this is open; 0 leaves them.
+        compute: number format of the convolutions; ``auto`` is bfloat16 on a GPU, float32 on the CPU. The means over
+            a map are taken, and the classifier runs, in float32, where the map is.
 
     Raises:
         WeightsError: packages or weights are missing, damaged or unsafe.
@@ -327,7 +334,8 @@ def opened(model: str, output: Output, device: str = "auto", threads: int = 0) -
     """
     torch = _torch()
     place = device_of(device, "step")
-    recipe, network = recipe_of(model), load(model).at(place)
+    bits = torch.bfloat16 if (compute == "auto" and place == "cuda") or compute == "bfloat16" else torch.float32
+    recipe, network = recipe_of(model), _in(load(model).at(place), bits)
     mean, std = (torch.tensor(each, device=place)[:, None, None] for each in (recipe.mean, recipe.std))
     before = torch.get_num_threads()
     if threads:
@@ -336,8 +344,8 @@ def opened(model: str, output: Output, device: str = "auto", threads: int = 0) -
     def live(pixels: Pixels) -> Any:
         with torch.inference_mode():
             # Pixels lie as "row y x rgb": seen as "row rgb y x" they are channels last without a copy.
-            x = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float().sub_(mean).div_(std)
-            return _given(network, network.features(x), output)
+            x = sent(pixels, place).permute(0, 3, 1, 2).float().sub_(mean).div_(std)
+            return _given(network, network.features(x.to(bits)).float(), output)
 
     try:
         yield live
@@ -345,6 +353,20 @@ def opened(model: str, output: Output, device: str = "auto", threads: int = 0) -
         torch.set_num_threads(before)
         if place == "cuda":
             torch.cuda.empty_cache()
+
+
+def _in(network: Network, bits: torch.dtype) -> Network:
+    """*network* with convolutions of *bits*; the classifier stays as it is."""
+
+    def cast(each: Convolution) -> Convolution:
+        return replace(each, weight=each.weight.to(bits), bias=each.bias.to(bits))
+
+    def block(each: Block) -> Block:
+        shortcut = None if each.shortcut is None else tuple(map(cast, each.shortcut))
+        return replace(each, chain=tuple(map(cast, each.chain)), shortcut=shortcut)
+
+    blocks, head = tuple(map(block, network.blocks)), tuple(map(cast, network.head))
+    return replace(network, stem=cast(network.stem), blocks=blocks, head=head)
 
 
 def _given(network: Network, found: torch.Tensor, output: Output) -> torch.Tensor:

@@ -1,65 +1,17 @@
-"""The gallery: clips as they look, kept and dropped and why, near-duplicates side by side."""
+"""The gallery: a page of its own for a dataset of clips."""
 
 from __future__ import annotations
 
-import base64
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from penstock.core.batch import field_of
-from penstock.core.dataset import Manifest, existing
-from penstock.core.reading import read_rows, take_rows
+from penstock.core.dataset import existing
 from penstock.report import story
+from penstock.report.clips import shelves
 from penstock.report.page import written
 
 __all__ = ["build"]
 
-_MOST_GROUPS = 40
-_MOST_OF_A_GROUP = 8
 _MOST_BAD_ROWS = 100
-_MEASURES = ("motion", "sharpness", "brightness")
-_ASKED = (
-    *("id", "video", "start_seconds", "stop_seconds", "keep", "kept", "reason"),
-    *("row", "duplicate_of", "similarity", *_MEASURES),
-)
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """A row as it is shown.
-
-    Attributes:
-        image: a data address, or nothing.
-        notes: what is said below it, in a line each.
-    """
-
-    name: str
-    image: str
-    notes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A kept clip and some of those that are dropped for it."""
-
-    kept: _Clip
-    dropped: Sequence[_Clip]
-    more: int
-
-
-@dataclass(frozen=True)
-class _Shelf:
-    """Clips of one fate: how many, and some of them."""
-
-    title: str
-    count: int
-    clips: Sequence[_Clip]
 
 
 def build(root: str, out: Path, title: str = "", most: int = 120) -> Path:
@@ -77,22 +29,10 @@ def build(root: str, out: Path, title: str = "", most: int = 120) -> Path:
         SchemaError: it has no previews.
         PenstockError: a package of ``penstock[report]`` is missing.
     """
-    manifest = existing(root)
-    field_of(manifest.schema, "preview", f"the gallery of {root}", pa.binary(), pa.large_binary())
-    field_of(manifest.schema, "id", f"the gallery of {root}", pa.string())
-    names = [name for name in _ASKED if name in manifest.schema.names]
-    rows = read_rows(manifest, 0, manifest.rows, names).to_pylist()
-    fates = [_fate(row) for row in rows]
-    bad = _refused(root)
+    manifest, bad = existing(root), _refused(root)
     page = {
         "title": title or f"Gallery of {manifest.uri.rstrip('/').rsplit('/', 1)[-1]}",
-        "videos": len({row.get("video") or row["id"] for row in rows}),
-        "clips": len(rows),
-        "fates": _counted(fates),
-        "groups": _groups(manifest, rows),
-        "group_count": len({row["duplicate_of"] for row in rows if row.get("duplicate_of") is not None}),
-        "shelves": [_shelf(manifest, rows, fates, fate, most) for fate in _counted(fates)],
-        "measured": any(name in names for name in _MEASURES),
+        "gallery": shelves(manifest, most),
         "bad": bad[:_MOST_BAD_ROWS],
         "bad_rows": len(bad),
         "drawn": False,
@@ -100,67 +40,7 @@ def build(root: str, out: Path, title: str = "", most: int = 120) -> Path:
     return written(out, "gallery.html", page)
 
 
-def _fate(row: Mapping[str, Any]) -> str:
-    """``kept``, ``duplicate``, or why it was dropped."""
-    if row.get("keep", row.get("kept", True)):
-        return "kept"
-    return "duplicate" if row.get("duplicate_of") is not None else row.get("reason") or "dropped"
-
-
-def _counted(fates: Iterable[str]) -> dict[str, int]:
-    """Each fate with its number: kept first, then duplicates, then the others, the most frequent first."""
-    counts = Counter(fates)
-    first = [(name, counts.pop(name)) for name in ("kept", "duplicate") if name in counts]
-    return dict([*first, *counts.most_common()])
-
-
 def _refused(root: str) -> list[story.BadRow]:
     """What was quarantined on the way to the dataset, the first step's first."""
     manifests = [ancestor.manifest for ancestor in reversed(story.lineage(root)) if ancestor.manifest]
     return [bad for manifest in manifests for bad in story.quarantine(manifest, _MOST_BAD_ROWS)]
-
-
-def _shelf(manifest: Manifest, rows: Sequence[Any], fates: Sequence[str], fate: str, most: int) -> _Shelf:
-    places = [at for at, each in enumerate(fates) if each == fate]
-    some = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
-    return _Shelf(fate, len(places), _clips(manifest, rows, [places[at] for at in some], _measured))
-
-
-def _groups(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> list[_Group]:
-    """The largest groups of duplicates."""
-    places = {row.get("row", at): at for at, row in enumerate(rows)}
-    members: dict[int, list[int]] = {}
-    for at, row in enumerate(rows):
-        if row.get("duplicate_of") in places:
-            members.setdefault(places[row["duplicate_of"]], []).append(at)
-    largest = sorted(members.items(), key=lambda group: (-len(group[1]), group[0]))[:_MOST_GROUPS]
-    return [_group(manifest, rows, kept, dropped) for kept, dropped in largest]
-
-
-def _group(manifest: Manifest, rows: Sequence[Mapping[str, Any]], kept: int, dropped: list[int]) -> _Group:
-    nearest = sorted(dropped, key=lambda at: -(rows[at].get("similarity") or 0))[:_MOST_OF_A_GROUP]
-    (one,), others = _clips(manifest, rows, [kept], _measured), _clips(manifest, rows, nearest, _likeness)
-    return _Group(one, others, len(dropped) - len(others))
-
-
-def _clips(
-    manifest: Manifest, rows: Sequence[Mapping[str, Any]], places: list[int], notes: Callable[[Any], list[str]]
-) -> list[_Clip]:
-    previews = take_rows(manifest, np.array(places, np.int64), ["preview"], "size")["preview"].to_pylist()
-    return [_clip(rows[at], data, notes(rows[at])) for at, data in zip(places, previews, strict=True)]
-
-
-def _clip(row: Mapping[str, Any], preview: bytes | None, notes: list[str]) -> _Clip:
-    image = f"data:image/jpeg;base64,{base64.b64encode(preview).decode()}" if preview else ""
-    start, stop = row.get("start_seconds"), row.get("stop_seconds")
-    when = [] if start is None or stop is None else [f"{start:.1f} to {stop:.1f} s"]
-    return _Clip(row.get("video") or row["id"], image, [*when, *notes])
-
-
-def _measured(row: Mapping[str, Any]) -> list[str]:
-    told = [f"{name} {row[name]:.3g}" for name in _MEASURES if row.get(name) is not None]
-    return [", ".join(told)] if told else []
-
-
-def _likeness(row: Mapping[str, Any]) -> list[str]:
-    return [f"similarity {row['similarity']:.3f}"] if row.get("similarity") is not None else []

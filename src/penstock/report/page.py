@@ -28,7 +28,7 @@ from penstock.core.reading import read_rows, read_sample, read_table
 from penstock.core.spec import Spec, View
 from penstock.errors import PenstockError, SpecError
 from penstock.models.catalogue import CATALOGUE
-from penstock.report import measures, plots, pools, story
+from penstock.report import clips, measures, plots, pools, story
 from penstock.report.plots import Figure
 from penstock.trainings import history
 
@@ -40,6 +40,7 @@ __all__ = ["build", "written"]
 _POINTS = 5000
 _POINTS_IN_ALL = 15000  # of all maps together, since each carries its own hover texts
 _MOST_BAD_ROWS = 50
+_MOST_CLIPS = 24  # of each fate
 _FEWEST_UNITS = 3  # fewer show no course over time
 _SPECTRAL = ("cluster", "clusters", "coordinates", "eigenvalues")
 
@@ -72,6 +73,7 @@ def build(target: str | Spec, out: Path, view: View | None = None, names: Sequen
         "tiles": _tiles(manifest, told),
         "maps": _maps(manifest, view or _guessed(manifest), names),
         "clusters": _clusters(line, view),
+        "gallery": _gallery(chapters),
         "lessons": _lessons(target),
         "flows": _flows(target),
         "lineage": line,
@@ -163,6 +165,12 @@ def _tiles(manifest: Manifest, told: Sequence[story.Run]) -> list[_Tile]:
         _Tile("rows/s", pace),
         _Tile("units skipped", f"{sums['skipped']:,}"),
     ]
+
+
+def _gallery(chapters: Sequence[_Chapter]) -> Mapping[str, Any] | None:
+    """Clips of the last dataset that has pictures of them."""
+    pictured = [chapter.manifest for chapter in chapters if clips.pictured(chapter.manifest)]
+    return clips.shelves(pictured[-1], _MOST_CLIPS) if pictured else None
 
 
 # --- trainings -------------------------------------------------------------------------------------------

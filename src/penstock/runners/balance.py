@@ -3,24 +3,26 @@
 Ray Data sizes each pool by its own queue. One pool alone needs no more; of several, the first ones take every core
 before the slow one has a queue. Here all sizes are reckoned together from what the steps cost (`core.balance`), and
 Ray Data is asked for them: through the callback that it offers for each step of its loop, and the pools' own `scale`.
+What is not public of that is in three functions, `lacking`, `_pools` and `_request`, and nowhere else.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from penstock.core.nouns import Pipeline, Record
-from penstock.core.plan import Resources, operators
+from penstock.core.nouns import Pipeline, Place, Record
+from penstock.core.plan import Operator, Resources, operators, weighed
 from penstock.core.run import Outcome
-from penstock.core.simulation import Station, stations
+from penstock.core.simulation import Seconds, Station, stations
 
-__all__ = ["Balance", "changes"]
+__all__ = ["Balance", "changes", "lacking"]
 
 _EVERY_SECONDS = 2.0
 _RECENT_UNITS = 64
@@ -51,6 +53,11 @@ class Balance:
         pools = [part.place.replicas for part in operators(self.pipeline) if part.kind == "actor"]
         return len(pools) > 1 and any(low < high for low, high in pools)
 
+    @cached_property
+    def parts(self) -> tuple[Operator, ...]:
+        """The operators with the memory that a worker of theirs needs."""
+        return weighed(self.pipeline)
+
     def hear(self, outcome: Outcome) -> None:
         """Remember what the steps cost one unit; a unit that was done before says nothing."""
         if isinstance(outcome, Record) and len(outcome.traces) == len(self.pipeline.steps) + 2:
@@ -64,7 +71,7 @@ class Balance:
         if self.clock() - self._looked < _EVERY_SECONDS or len(self._recent) < _FEWEST_UNITS:
             return
         self._looked = self.clock()
-        self._resize([pool for op in executor._topology for pool in op.get_autoscaling_actor_pools()])
+        self._resize(list(_pools(executor)))
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Nothing."""
@@ -73,18 +80,24 @@ class Balance:
         """Nothing."""
 
     def _resize(self, pools: Sequence[Any]) -> None:
-        parts = operators(self.pipeline)
-        costs, resources = np.mean(np.array(self._recent), axis=0), self.resources()
-        line = stations(self.pipeline, costs, resources)
-        actors = [at for at, part in enumerate(parts) if part.kind == "actor"]
-        if len(actors) != len(pools):  # some have finished
-            return
-        full = [pool.get_pool_util() >= 1 for pool in pools]
-        pace = [line[at].cycle(costs) for at in actors]
-        wanted = changes([line[at] for at in actors], pace, [pool.current_size() for pool in pools], full)
-        for pool, delta in zip(pools, wanted, strict=True):
+        actors = [at for at, part in enumerate(self.parts) if part.kind == "actor"]
+        there = [(at, pool) for at, pool in zip(actors, pools, strict=True) if pool.current_size()]
+        costs, parts = self._to_do({*actors} - {at for at, _ in there})
+        line = stations(self.pipeline, costs, self.resources(), parts)
+        full = [pool.get_pool_util() >= 1 for _, pool in there]
+        pace = [line[at].cycle(costs) for at, _ in there]
+        wanted = changes([line[at] for at, _ in there], pace, [pool.current_size() for _, pool in there], full)
+        for (_, pool), delta in zip(there, wanted, strict=True):
             if delta:
                 pool.scale(_request(delta))
+
+    def _to_do(self, ended: set[int]) -> tuple[Seconds, list[Operator]]:
+        """Mean costs and operators; those that have *ended*, with no worker left, cost nothing and take nothing."""
+        costs, parts = np.mean(np.array(self._recent), axis=0), list(self.parts)
+        for at in ended:
+            costs[parts[at].first + (at > 0) : parts[at].stop + 1] = 0  # the first operator reads too
+            parts[at] = replace(parts[at], place=Place("actor", cpus=0))
+        return costs, parts
 
 
 def changes(line: Sequence[Station], cycles: Sequence[float], sizes: Sequence[int], full: Sequence[bool]) -> list[int]:
@@ -99,12 +112,44 @@ def changes(line: Sequence[Station], cycles: Sequence[float], sizes: Sequence[in
         sizes: what they are.
         full: whether all workers of a pool have work.
     """
+    if not sizes:
+        return []
     more = [max(0, s.workers - size) if busy else 0 for s, size, busy in zip(line, sizes, full, strict=True)]
     now = max(cycle / max(size, 1) for cycle, size in zip(cycles, sizes, strict=True))
     then = max(cycle / s.workers for cycle, s in zip(cycles, line, strict=True))
     if not any(more) or now < _GAIN * then:
         return [0] * len(sizes)
     return [grow or min(0, s.workers - size) for grow, s, size in zip(more, line, sizes, strict=True)]
+
+
+# --- what is not public of Ray Data ----------------------------------------------------------------------
+
+
+def lacking() -> str:
+    """What this version of Ray Data has no more, by its dotted name; empty when sizes can be asked for."""
+    try:
+        from ray.data import DataContext
+        from ray.data._internal.actor_autoscaler import ActorPoolScalingRequest, AutoscalingActorPool
+        from ray.data._internal.execution.interfaces import PhysicalOperator
+        from ray.data._internal.execution.streaming_executor import StreamingExecutor
+    except ImportError as error:
+        return str(error).partition(" (")[0].removeprefix("cannot import name ").removeprefix("No module named ")
+    wanted = {
+        "DataContext": (DataContext.get_current(), ["custom_execution_callback_classes"]),
+        "PhysicalOperator": (PhysicalOperator, ["get_autoscaling_actor_pools"]),
+        "AutoscalingActorPool": (AutoscalingActorPool, ["current_size", "get_pool_util", "scale"]),
+        "ActorPoolScalingRequest": (ActorPoolScalingRequest, ["upscale", "downscale"]),
+    }
+    gone = [f"{who}.{name}" for who, (owner, names) in wanted.items() for name in names if not hasattr(owner, name)]
+    if "_topology" not in StreamingExecutor.execute.__code__.co_names:  # an execution gets it when it begins
+        gone.append("StreamingExecutor._topology")
+    return ", ".join(gone)
+
+
+def _pools(executor: Any) -> Iterator[Any]:
+    """The actor pools of an execution, in the order of the line."""
+    for operator in executor._topology:
+        yield from operator.get_autoscaling_actor_pools()
 
 
 def _request(delta: int) -> Any:

@@ -34,7 +34,7 @@ from penstock.core.streaming import fed, recorded
 from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opened, step
 from penstock.errors import PenstockError, RunError
 from penstock.runners import envelope, tables, train, watcher
-from penstock.runners.balance import Balance
+from penstock.runners.balance import Balance, lacking
 from penstock.runners.datasets import HDF5Datasink, datasink, read_manifest
 from penstock.runners.stream import flow
 from penstock.tables.client import bringing
@@ -188,9 +188,9 @@ def _cluster_resources(what: str) -> Resources:
     import ray
 
     have = ray.cluster_resources()
-    return Resources(
-        have.get("CPU", 0.0), have.get("GPU", 0.0), int(have.get("memory", 0)), f"Ray at {what}", here=False
-    )
+    nodes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
+    memory, largest = int(have.get("memory", 0)), max(nodes, default=0)
+    return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0), memory, f"Ray at {what}", False, largest)
 
 
 def _gpus_seen() -> float:
@@ -263,24 +263,38 @@ def _settings(balance: Balance) -> Iterator[None]:
     from ray.data.context import AutoscalingConfig, DataContext
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
+    context, steered = DataContext.get_current(), _steered(balance)
     # A warm model is not given up in a short lull; and of several pools all sizes are reckoned together.
-    ours = {"actor_pool_util_upscaling_threshold": _NEVER} if balance.needed else {}
-    callbacks = [*context.custom_execution_callback_classes, *([lambda: balance] if balance.needed else [])]
+    ours = {"actor_pool_util_upscaling_threshold": _NEVER} if steered else {}
     wanted = {
         "print_on_execution_start": False,
         "enable_progress_bars": False,
         # A block whose worker died too often is left out; `_epoch` sees which unit that was.
         "max_errored_blocks": -1,
         "autoscaling_config": AutoscalingConfig(actor_pool_util_downscaling_threshold=-_NEVER, **ours),
-        "custom_execution_callback_classes": callbacks,
     }
+    if steered:
+        classes = [*context.custom_execution_callback_classes, lambda: balance]
+        wanted["custom_execution_callback_classes"] = classes
     before = {name: getattr(context, name) for name in wanted}
     try:
         _set(context, wanted)
         yield
     finally:
         _set(context, before)
+
+
+def _steered(balance: Balance) -> bool:
+    """Whether the sizes of the pools are ours to say; else Ray Data's own autoscaling says them."""
+    gone = lacking() if balance.needed else ""
+    if gone:
+        warnings.warn(
+            f"{balance.pipeline.name}: Ray Data sizes each pool by its own queue, and not all of them together, since "
+            f"this version of Ray has no {gone}; use ray>=2.60,<2.64, or say replicas that suit the stages' speeds",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return balance.needed and not gone
 
 
 def _set(context: Any, values: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.clusters.watch import Threads, Watcher, use
+from penstock.clusters.watch import Threads, Watcher, queue_of, use
 from penstock.core.nouns import Cluster, Status
 from penstock.errors import JobError
 
@@ -26,8 +26,8 @@ _MOST_WAITING = 2000
 
 @contextmanager
 def on_duty(clusters: Iterable[Cluster]) -> Iterator[None]:
-    """In the driver: inside, each of *clusters* has its actor."""
-    actors = [_started(cluster) for cluster in clusters]
+    """In the driver: inside, each of *clusters* has its actor; those of one queue share it."""
+    actors = [_started(cluster) for cluster in {queue_of(cluster): cluster for cluster in clusters}.values()]
     try:
         yield
     finally:
@@ -81,7 +81,7 @@ class _Actor:
 
 
 def _name(cluster: Cluster) -> str:
-    return f"penstock-watcher-{hashlib.sha256(repr(cluster).encode()).hexdigest()[:32]}"
+    return f"penstock-watcher-{hashlib.sha256(queue_of(cluster).encode()).hexdigest()[:32]}"
 
 
 def _started(cluster: Cluster) -> Any:

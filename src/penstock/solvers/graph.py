@@ -15,6 +15,7 @@ from penstock.clusters.local import Local
 from penstock.core.batch import field_of
 from penstock.core.nouns import Batch, Transform
 from penstock.core.plugins import ClusterField
+from penstock.core.reading import Check
 from penstock.solvers.programs.results import found_arrays
 from penstock.solvers.reference import Reference, require_reference
 from penstock.solvers.work import Work, computed
@@ -52,6 +53,8 @@ class Graph:
         keep: ``component`` keeps the first row of each group that is linked by such similarities, so none of them
             is left; ``greedy`` goes through the rows and drops one only for a kept neighbour, so each that is
             dropped is that similar to one that stays.
+        check: how each file is held against the manifest before it is read: by its ``sha256``, or by its ``size``
+            alone, which costs nothing (for large datasets, of which ``penstock verify`` was run).
         cluster: where it runs, and on how many MPI ranks; the result does not depend on them.
     """
 
@@ -59,9 +62,10 @@ class Graph:
     least_similarity: float = 0.0
     duplicate_similarity: float = 0.95
     keep: Literal["component", "greedy"] = "component"
+    check: Check = "sha256"
     cluster: ClusterField = field(default_factory=Local)
 
-    ASIDE = ("cluster",)
+    ASIDE = ("check", "cluster")
     NEEDS = ("h5py", "mpi4py", "scipy")
 
     def __post_init__(self) -> None:
@@ -98,7 +102,7 @@ class Graph:
             "keep": self.keep,
         }
         tasks = self.cluster.tasks
-        told = {"reference": reference.told(), "tasks": tasks, **options, "result": "result.npz"}
+        told = {"reference": reference.told(), "tasks": tasks, **options, "check": self.check, "result": "result.npz"}
         what = (_PROGRAM, reference.plain(), options, tasks)
         return Work("graph", what, (self.cluster.python, "-m", "mpi4py", "-m", _PROGRAM), told, ("result.npz",))
 

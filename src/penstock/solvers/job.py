@@ -102,9 +102,7 @@ class Program:
         told |= {"result": result, "tasks": self.cluster.tasks}
         told |= {"dataset": "dataset"} if self.copy_dataset else {}
         inputs = ((address, "dataset"),) if self.copy_dataset else ()
-        return Work(
-            Path(self.command[0]).name, what, self.command, told, (result.replace("{item}", "*"),), inputs, self.items
-        )
+        return Work(Path(self.command[0]).name, what, self.command, told, (result,), inputs, self.items)
 
     def _result(self, path: Path, start: int, stop: int) -> Batch:
         schema = self.schema(REFERENCE)

@@ -16,6 +16,7 @@ from penstock.clusters.local import Local
 from penstock.core.batch import tensor_column, tensor_type
 from penstock.core.nouns import Batch, Transform
 from penstock.core.plugins import ClusterField
+from penstock.core.reading import Check
 from penstock.errors import SchemaError
 from penstock.solvers.programs.results import found_arrays
 from penstock.solvers.reference import REFERENCE, Reference, require_reference
@@ -54,6 +55,8 @@ class Poisson:
         time: how long heat spreads from ``u = 0``; 0 asks for the steady state.
         steps: into which the time is cut.
         output: the solution at the rows' points, or on the grid.
+        check: how each file is held against the manifest before it is read: by its ``sha256``, or by its ``size``
+            alone, which costs nothing (for large datasets, of which ``penstock verify`` was run).
         cluster: where it runs, and on how many MPI ranks; the result does not depend on them but for rounding.
     """
 
@@ -68,9 +71,10 @@ class Poisson:
     time: float = 0.0
     steps: int = 100
     output: Literal["rows", "grid"] = "rows"
+    check: Check = "sha256"
     cluster: ClusterField = field(default_factory=Local)
 
-    ASIDE = ("cluster",)
+    ASIDE = ("check", "cluster")
     NEEDS = ("h5py", "mpi4py", "scipy")
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class Poisson:
     def _work(self, reference: Reference) -> Work:
         options = self._options()
         tasks = self.cluster.tasks
-        told = {"reference": reference.told(), "tasks": tasks, **options, "result": "result.npz"}
+        told = {"reference": reference.told(), "tasks": tasks, **options, "check": self.check, "result": "result.npz"}
         what = (_PROGRAM, reference.plain(), options, tasks)
         return Work("poisson", what, (self.cluster.python, "-m", "mpi4py", "-m", _PROGRAM), told, ("result.npz",))
 

@@ -14,6 +14,7 @@ from penstock.clusters.local import Local
 from penstock.core.batch import tensor_column, tensor_type
 from penstock.core.nouns import Batch, Transform
 from penstock.core.plugins import ClusterField
+from penstock.core.reading import Check
 from penstock.errors import SchemaError, UnitError
 from penstock.solvers.programs.results import found_arrays
 from penstock.solvers.reference import Reference, require_reference
@@ -40,15 +41,18 @@ class Spectral:
         clusters: how many; 0 chooses, from 2 on, where the gap to the next eigenvalue is widest.
         max_clusters: the most that are tried.
         seed: of the first vectors and of k-means.
+        check: how each file is held against the manifest before it is read: by its ``sha256``, or by its ``size``
+            alone, which costs nothing (for large datasets, of which ``penstock verify`` was run).
         cluster: where it runs, and on how many MPI ranks; the result does not depend on them.
     """
 
     clusters: int = 0
     max_clusters: int = 12
     seed: int = 0
+    check: Check = "sha256"
     cluster: ClusterField = field(default_factory=Local)
 
-    ASIDE = ("cluster",)
+    ASIDE = ("check", "cluster")
     NEEDS = ("h5py", "mpi4py")
 
     def __post_init__(self) -> None:
@@ -87,6 +91,7 @@ class Spectral:
             "max_clusters": self.max_clusters,
             "seed": self.seed,
             "result": "result.npz",
+            "check": self.check,
         }
         what = (_PROGRAM, reference.plain(), self.clusters, self.max_clusters, self.seed, ranks)
         return Work("spectral", what, (self.cluster.python, "-m", "mpi4py", "-m", _PROGRAM), told, ("result.npz",))

@@ -16,16 +16,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from penstock.clusters.local import own_folder
 from penstock.clusters.watch import wait
+from penstock.core.dataset import sha256_of
 from penstock.core.nouns import Cluster, Job, JobState, Status
 from penstock.core.storage import Posix, download, join, store_of
 from penstock.errors import JobError, UnitError
@@ -33,6 +36,7 @@ from penstock.errors import JobError, UnitError
 __all__ = ["Work", "computed", "job_key", "run_job"]
 
 _TAIL_LINES = 40  # two ranks that abort print twenty lines of their own
+_LOOKS_AGAIN_SECONDS = (1.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Work:
         what: plain data that tells this work from all other.
         command: program and arguments; the path of ``job.json`` is added.
         told: what ``job.json`` holds.
-        results: names or globs of the files that the program leaves in its working folder.
+        results: names or globs of the files that the program leaves in its working folder; ``{item}`` stands for the
+            number of the item that leaves them.
         inputs: addresses, and the names under which they are copied into the working folder first.
         items: how often the program is run.
         files: small data files by name, put beside ``job.json`` first.
@@ -81,7 +86,7 @@ def computed(work: Work, cluster: Cluster) -> Iterator[Path]:
     store.replace(join(folder, "job.json"), json.dumps(work.told, indent=1).encode())
     run_job(cluster, _job(work, folder, name))
     try:
-        with _fetched(folder, work.results) as here:
+        with _fetched(folder, work) as here:
             yield here
     except UnitError:
         store.remove(join(root, "current"))
@@ -103,18 +108,77 @@ def _carried(work: Work, folder: str) -> tuple[tuple[str, str], ...]:
 
 
 @contextmanager
-def _fetched(folder: str, results: tuple[str, ...]) -> Iterator[Path]:
-    """A folder of this machine with the files of *folder* that *results* name."""
-    store = store_of(folder)
-    if isinstance(store, Posix):
-        yield Path(folder.removeprefix("file://"))
+def _fetched(folder: str, work: Work) -> Iterator[Path]:
+    """A folder of this machine with the results, each as the job noted it when it ended (`_left`)."""
+    left = _left(folder, work.items)
+    if isinstance(store_of(folder), Posix):
+        here = Path(folder.removeprefix("file://"))
+        for file in left:
+            _look(file, here, folder, lambda: None)
+        yield here
         return
-    with tempfile.TemporaryDirectory(prefix="penstock-") as here:
-        for entry in store.below(folder):
-            name = entry.uri.removeprefix(folder).lstrip("/")
-            if any(fnmatch(name, result) for result in results):
-                download(entry.uri, Path(here) / name)
-        yield Path(here)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as temporary:
+        here = Path(temporary)
+        for file in left:
+            _look(file, here, folder, partial(_download, folder, file.name, here))
+        for name in () if left else _matching(folder, work.results):
+            _download(folder, name, here)
+        yield here
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A result as the job's own wrapper saw it when the program had ended."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def trouble(self, path: Path) -> str:
+        """In what the file at *path* is another; empty where it is the same."""
+        if not path.is_file():
+            return "it is not there"
+        if (size := path.stat().st_size) != self.bytes:
+            return f"it has {size} bytes and should have {self.bytes}"
+        return "" if sha256_of(path) == self.sha256 else "its bytes are others, by their sha256"
+
+
+def _left(folder: str, items: int) -> list[_Left]:
+    """What the exit records say of results; nothing where the cluster notes none."""
+    suffixes = [f".{item}" for item in range(items)] if items > 1 else [""]
+    files = [file for suffix in suffixes for file in _record(folder, suffix).get("results", ())]
+    return [_Left(str(file["name"]), int(file["bytes"]), str(file["sha256"])) for file in files]
+
+
+def _look(file: _Left, here: Path, folder: str, fetch: Callable[[], None]) -> None:
+    """Have a result here as the job left it; a file system may take a while to show it. Raises `UnitError`."""
+    for pause in (*_LOOKS_AGAIN_SECONDS, None):
+        fetch()
+        trouble = file.trouble(here / file.name)
+        if not trouble:
+            return
+        if pause is not None:
+            time.sleep(pause)
+    raise UnitError(
+        f"the result {file.name} in {folder} is not what the job left there: {trouble}; looked "
+        f"{1 + len(_LOOKS_AGAIN_SECONDS)} times. Run again: it is computed anew"
+    )
+
+
+def _download(folder: str, name: str, here: Path) -> None:
+    """Where it is there; else nothing."""
+    uri = join(folder, name)
+    if store_of(uri).entry(uri) is not None:
+        download(uri, here / name)
+
+
+def _matching(folder: str, results: tuple[str, ...]) -> Iterator[str]:
+    """The names in *folder* that *results* mean."""
+    patterns = [result.replace("{item}", "*") for result in results]
+    for entry in store_of(folder).below(folder):
+        name = entry.uri.removeprefix(folder).lstrip("/")
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            yield name
 
 
 def _remove(root: str) -> None:
@@ -158,7 +222,8 @@ def job_key(*what: Any) -> str:
 def run_job(cluster: Cluster, job: Job, patience_seconds: float = 600.0) -> None:
     """Submit *job* (or find it, when it was submitted before) and wait until it has ended well.
 
-    A failure that was none of its own is tried again up to ``cluster.retries`` times. A job that failed is put
+    A failure that was none of its own is tried again up to ``cluster.retries`` times, and a program that asks to be
+    continued is so as often as it asks, unless ``retries`` is 0. A job that failed is put
     aside, so that the next call runs it anew. For *patience_seconds* the cluster may be unable to say how it stands.
 
     Raises:
@@ -170,9 +235,14 @@ def run_job(cluster: Cluster, job: Job, patience_seconds: float = 600.0) -> None
         if status.state is JobState.DONE:
             return
         error = _failed(job, native_id, status)
-        cluster.again(native_id)
-        if not status.passing or status.attempt > cluster.retries:
+        cluster.again(native_id, status)
+        if not _goes_on(status, cluster.retries):
             raise error
+
+
+def _goes_on(status: Status, retries: int) -> bool:
+    """Whether an attempt follows one that did not end well. What asks to be continued may do so without limit."""
+    return retries > 0 if status.continues else status.passing and status.attempt <= retries
 
 
 def _failed(job: Job, native_id: str, status: Status) -> JobError:
@@ -187,7 +257,8 @@ def _failed(job: Job, native_id: str, status: Status) -> JobError:
 
 def _tail(job: Job) -> str:
     """Of the job, or of the first of its items that failed."""
-    suffix = next((f".{item}" for item in range(job.items) if _code(job, f".{item}")), "") if job.items > 1 else ""
+    codes = ((f".{item}", _record(job.folder, f".{item}").get("code")) for item in range(job.items))
+    suffix = next((suffix for suffix, code in codes if code), "") if job.items > 1 else ""
     text = store_of(job.folder).read(join(job.folder, f"stderr{suffix}"))
     if text is None:
         return "    (there is none)"
@@ -195,6 +266,7 @@ def _tail(job: Job) -> str:
     return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (it is empty)"
 
 
-def _code(job: Job, suffix: str) -> int:
-    found = store_of(job.folder).read(join(job.folder, f"exit{suffix}"))
-    return int(json.loads(found)["code"]) if found else 0
+def _record(folder: str, suffix: str) -> dict[str, Any]:
+    """The exit record, of an item if there are several. File names in it may have any bytes."""
+    found = store_of(folder).read(join(folder, f"exit{suffix}"))
+    return dict(json.loads(found.decode(errors="replace"), strict=False)) if found else {}

@@ -19,7 +19,7 @@ from penstock.core.nouns import Batch, Licence, Transform
 from penstock.errors import RowErrors, SchemaError
 from penstock.models import tokenizer, transformer
 from penstock.models.catalogue import CATALOGUE, Model, licence_of
-from penstock.models.device import device_of
+from penstock.models.device import device_of, sent
 from penstock.models.embedding import Text, Windows, framed, steps, windows
 from penstock.models.engine import Choice, Each, Engine, lanes, opened
 from penstock.models.packed import Compute
@@ -140,11 +140,15 @@ class Encode:
         """Load the model."""
         aside = tokenizer.frame_of(tokenizer.load(self.model)) if self.special == "exclude" else ()
         sides = self._sides()
+        transformer.installed()
+        place = device_of(self.device, "step")
         with (
-            opened(self.model, self.engine, self.compute, self.layer, self.device) as engine,
-            lanes(self.threads, device_of(self.device, "step")) as each,
+            lanes(self.threads, place) as each,
+            opened(
+                self.model, self.engine, self.compute, self.layer, place, each=each, tokens=self.batch_tokens
+            ) as engine,
         ):
-            live = _Live(engine, each, transformer.shape_of(self.model), aside, *sides)
+            live = _Live(engine, each, place, transformer.shape_of(self.model), aside, *sides)
             yield _Encoding(self, live)
 
     def _sides(self) -> tuple[Ints, Ints]:
@@ -172,36 +176,41 @@ class Encode:
 
     def _embedding(self, rows: _Rows, live: _Live) -> pa.Array:
         pieces = live.pieces(rows, self.window, self.overlap)
-        cuts = list(live.engine.batches(pieces.lengths, self.batch_tokens or live.engine.tokens))
+        cuts = list(live.engine.batches(pieces.lengths, live.engine.tokens))
         if self.pooling == "none":
             found = np.empty((rows.wanted.sum(), live.shape.width), self.dtype)
             live.each(lambda cut: self._kept(pieces, rows, live, found, cut), cuts)
             return _nested(found, rows.counts)
-        sums = np.empty((len(pieces.lengths), live.shape.width), np.float32)
+        sums = live.vectors(len(pieces.lengths))
         live.each(lambda cut: self._pooled(pieces, live, sums, cut), cuts)
-        found = sums[pieces.firsts] if self.pooling == "cls" else _means(sums, pieces, rows)
+        pooled = sums.cpu().numpy()
+        found = pooled[pieces.firsts] if self.pooling == "cls" else _means(pooled, pieces, rows)
         return tensor_column((_unit(found) if self.normalize else found).astype(self.dtype))
 
     def _kept(self, pieces: _Pieces, rows: _Rows, live: _Live, found: Floats, cut: Ints) -> None:
         """Put the states of all tokens that are wanted, of the pieces *cut*, into *found*."""
         states, at = live.states(pieces, cut)
         wanted = pieces.wanted[at]
-        vectors = states.numpy()[wanted]
+        vectors = states.cpu().numpy()[wanted]
         found[rows.ranks[pieces.at[at[wanted]]]] = _unit(vectors) if self.normalize else vectors
 
-    def _pooled(self, pieces: _Pieces, live: _Live, sums: Floats, cut: Ints) -> None:
-        """Put the sums over the tokens of the pieces *cut*, or their first tokens' states, into *sums*."""
+    def _pooled(self, pieces: _Pieces, live: _Live, sums: torch.Tensor, cut: Ints) -> None:
+        """Put the sums over the tokens of the pieces *cut*, or their first tokens' states, into *sums*.
+
+        All of them stay on the network's device.
+        """
         import torch
 
         states, at = live.states(pieces, cut)
-        lengths = pieces.lengths[cut]
+        lengths, place = pieces.lengths[cut], states.device
+        firsts, rows = np.cumsum(lengths) - lengths, sent(cut, place)
         if self.pooling == "cls":
-            sums[cut] = states.numpy()[np.cumsum(lengths) - lengths]
+            sums[rows] = states[sent(firsts, place)]
             return
         wanted = pieces.wanted[at]
-        counts = np.add.reduceat(wanted, np.cumsum(lengths) - lengths, dtype=np.int64)
-        chosen = states if wanted.all() else states[torch.from_numpy(wanted)]
-        sums[cut] = torch.segment_reduce(chosen, "sum", lengths=torch.from_numpy(counts)).numpy()
+        counts = np.add.reduceat(wanted, firsts, dtype=np.int64)
+        chosen = states if wanted.all() else states[sent(wanted, place)]
+        sums[rows] = torch.segment_reduce(chosen, "sum", lengths=sent(counts, place))
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,7 @@ class _Live:
 
     engine: Engine
     each: Each
+    place: str
     shape: transformer.Shape
     aside: Sequence[int]
     head: Ints
@@ -229,7 +239,13 @@ class _Live:
         """The states of the pieces *cut*, float32 ``"(piece token) dim"``, and where their tokens stand in all."""
         lengths = pieces.lengths[cut]
         at = np.repeat(pieces.starts[cut], lengths) + steps(lengths)
-        return self.engine.states(pieces.values[at], lengths).float().cpu(), at
+        return self.engine.states(pieces.values[at], lengths).float(), at
+
+    def vectors(self, count: int) -> torch.Tensor:
+        """Room for so many vectors where the network is, float32 ``"piece dim"``."""
+        import torch
+
+        return torch.empty((count, self.shape.width), device=self.place)
 
 
 @dataclass(frozen=True)

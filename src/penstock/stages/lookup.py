@@ -17,7 +17,7 @@ from penstock.core.dataset import schema_of
 from penstock.core.nouns import Batch, Transform
 from penstock.core.storage import Uri
 from penstock.errors import RowErrors
-from penstock.tables.client import Client, open_table
+from penstock.tables.client import Client, Hot, open_table
 from penstock.tables.layout import Table
 from penstock.tables.pooling import faster
 from penstock.tables.schemes import Ints, known
@@ -42,6 +42,9 @@ class Lookup:
         into: the column that is added.
         pool: ``mean`` or ``sum`` of a list's vectors; ``none`` keeps them all, as a list of vectors.
         dtype: of the vectors; they are summed in float32.
+        hot_rows: each worker keeps the vectors of so many ids in memory, those that were asked for last. Worth it with
+            ``pool = "none"`` where actors hold the table and few ids are asked for often; bags are pooled beside the
+            rows, and ask nothing of it. The vectors are the same.
     """
 
     table: Uri
@@ -49,6 +52,13 @@ class Lookup:
     into: str = "embedding"
     pool: Literal["mean", "sum", "none"] = "mean"
     dtype: Literal["float32", "float16"] = "float32"
+    hot_rows: int = 0
+
+    ASIDE = ("hot_rows",)
+
+    def __post_init__(self) -> None:
+        if self.hot_rows < 0 or (self.hot_rows and self.pool != "none"):
+            raise ValueError(f"hot_rows is {self.hot_rows}; it must not be negative, and goes with pool = 'none' alone")
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """One more column.
@@ -74,7 +84,8 @@ class Lookup:
         if self.pool != "none":
             faster()
         with open_table(self.table) as client:
-            yield lambda batch: self._looked_up(batch, client)
+            kept = Hot(client, self.hot_rows) if self.hot_rows else client
+            yield lambda batch: self._looked_up(batch, kept)
 
     def _looked_up(self, batch: Batch, client: Client) -> Batch:
         ids, lengths = _flat(batch[self.column])

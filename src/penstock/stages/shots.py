@@ -1,21 +1,26 @@
-"""Videos to clips: cut where the picture changes at once, or at a fixed stride."""
+"""Videos to clips: cut where the colours or what a network sees change at once, or at a fixed stride."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from functools import partial
+from itertools import chain, pairwise
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from penstock.core.batch import adding, field_of, with_columns
-from penstock.core.nouns import Batch, Transform
+from penstock.core.nouns import Batch, Licence, Transform
 from penstock.errors import RowErrors
-from penstock.formats.video import Picture, Scaler, Span, Unplayable, Video, opened, spans
+from penstock.formats.video import Picture, Pixels, Scaler, Span, Unplayable, Video, opened, spans
+from penstock.models import vision
+from penstock.models.catalogue import Model
+from penstock.models.pixels import Recipe, fitted
 
 __all__ = ["Shots"]
 
@@ -23,7 +28,13 @@ _HEIGHT, _WIDTH, _BLOCKS = 36, 64, 4
 _AROUND = 3
 """Frames on each side by which a change is judged."""
 
+_SIDE = 224
+"""Pixels of the square that a network is shown; its own recipe takes it from there."""
+
 Colours: TypeAlias = npt.NDArray[np.int16]
+Vector: TypeAlias = npt.NDArray[np.floating[Any]]
+Look: TypeAlias = Callable[[Sequence[Pixels]], Vector]
+"""Images to vectors of length 1, ``"image dim"``."""
 
 
 class _Seen(NamedTuple):
@@ -53,6 +64,12 @@ class Shots:
     detector does, https://www.scenedetect.com/docs/latest/api/detectors.html), and where the frames before and after
     differ too, so that a flash is none. Slow dissolves and fades are not found.
 
+    ``by = "feature"`` cuts where what is seen changes, also when its colours do not: a network looks at a frame every
+    *sample_seconds*, and two looks that follow one another are compared by the cosine of their vectors. A shot begins
+    between them where 1 less the cosine is at least *feature_threshold* and *ratio* times what it is before and after,
+    and where the next look is another one too; at which frame is told by the vectors of all frames between them. Shots
+    shorter than two looks are not found. Many times slower than by colour.
+
     ``by = "stride"`` cuts every *stride_seconds*; no frame is decoded, so damage shows in the step that decodes.
 
     Else the video is decoded once, a frame at a time. A row whose video is damaged or ends too early is quarantined.
@@ -62,14 +79,18 @@ class Shots:
         stride_seconds: length of clips by stride.
         threshold: least change, as a part of the range of a value; 0 to 1.
         ratio: least change by the mean change around it.
+        model: that looks, as in the stage `vision`.
+        sample_seconds: from one look to the next.
+        feature_threshold: least change between two looks, 1 less the cosine; 0 to 1.
         minimum_seconds: no clip is shorter, unless its video is; cuts that come earlier are left out, and what
             remains at the end is joined to the clip before.
         maximum_seconds: longer shots are cut into clips of this length.
         column: address of the video.
         threads: for decoding.
+        device: of the network; ``auto`` takes a GPU where there is one.
     """
 
-    by: Literal["colour", "stride"] = "colour"
+    by: Literal["colour", "feature", "stride"] = "colour"
     stride_seconds: float = 10.0
     threshold: float = 0.06
     ratio: float = 3.0
@@ -77,8 +98,12 @@ class Shots:
     maximum_seconds: float = 60.0
     column: str = "uri"
     threads: int = 1
+    model: Model = "efficientnet-lite0"
+    sample_seconds: float = 0.4
+    feature_threshold: float = 0.3
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    ASIDE = ("threads",)
+    ASIDE = ("threads", "device")
     NEEDS = ("av",)
 
     def __post_init__(self) -> None:
@@ -87,8 +112,9 @@ class Shots:
                 f"minimum_seconds = {self.minimum_seconds:g} and maximum_seconds = {self.maximum_seconds:g}: "
                 "0 <= minimum <= maximum, and a maximum above 0, was needed"
             )
-        if self.stride_seconds <= 0:
-            raise ValueError(f"stride_seconds is {self.stride_seconds:g}; more than 0 was needed")
+        for name in ("stride_seconds", "sample_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}; more than 0 was needed")
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """The columns given, and those of a clip. Raises `SchemaError`."""
@@ -97,17 +123,33 @@ class Shots:
         more = {"video": pa.string(), "clip": pa.int32(), "start_seconds": pa.float64(), "stop_seconds": pa.float64()}
         return adding(given, {**more, "clip_frames": pa.int64()})
 
+    def identity(self) -> Mapping[str, str]:
+        """The hashes of the weights, where a network looks."""
+        return vision.weights_hashes(self.model) if self.by == "feature" else {}
+
+    def weights_bytes(self) -> int:
+        """Size of the weights in memory."""
+        return vision.weights_bytes(self.model) if self.by == "feature" else 0
+
+    def licences(self) -> Sequence[Licence]:
+        """The licence of the weights."""
+        return (vision.licence(self.model),) if self.by == "feature" else ()
+
     @contextmanager
     def open(self) -> Iterator[Transform]:
-        """Nothing is loaded."""
-        yield self._cut
+        """Load the network, if there is one that looks."""
+        if self.by != "feature":
+            yield self._cut
+            return
+        with vision.opened(self.model, "pooled", self.device) as network:
+            yield partial(self._cut, look=partial(_looked, network, vision.recipe_of(self.model)))
 
-    def _cut(self, batch: Batch) -> Batch:
+    def _cut(self, batch: Batch, look: Look | None = None) -> Batch:
         found: list[tuple[int, int, _Clip]] = []
         bad: dict[int, str] = {}
         for at, span in enumerate(spans(batch, self.column)):
             try:
-                found += [(at, number, clip) for number, clip in enumerate(self._clips(span))]
+                found += [(at, number, clip) for number, clip in enumerate(self._clips(span, look))]
             except Unplayable as error:
                 bad[at] = str(error)
         good = self._rows(batch, found)
@@ -129,17 +171,20 @@ class Shots:
         schema = self.schema(batch.schema)
         return with_columns(table, {name: pa.array(v, schema.field(name).type) for name, v in columns.items()})
 
-    def _clips(self, span: Span) -> list[_Clip]:
+    def _clips(self, span: Span, look: Look | None) -> list[_Clip]:
         with opened(span.uri, span.etag, self.threads) as video:
-            clips = list(self._bounded(self._seen(video, span)))
+            clips = list(self._bounded(self._seen(video, span, look)))
         if not clips and span.start == 0:
             raise Unplayable("there is no frame in its video stream")
         return clips
 
-    def _seen(self, video: Video, span: Span) -> Iterator[_Seen]:
+    def _seen(self, video: Video, span: Span, look: Look | None) -> Iterator[_Seen]:
         if self.by == "stride":
             return (_Seen(*moment, False) for moment in video.moments(span.start, span.stop))
-        return changes(video.between(span.start, span.stop), self.threshold, self.ratio)
+        pictures = video.between(span.start, span.stop)
+        if look:
+            return turns(pictures, look, self.sample_seconds, self.feature_threshold, self.ratio)
+        return changes(pictures, self.threshold, self.ratio)
 
     def _bounded(self, frames: Iterable[_Seen]) -> Iterator[_Clip]:
         """Clips of the lengths that are allowed."""
@@ -202,7 +247,8 @@ def _colours(image: npt.NDArray[np.uint8]) -> Colours:
     """The sorted values of each block, ``"channel block value"``, of an image, ``"channel y x"``."""
     tall, wide = _HEIGHT // _BLOCKS, _WIDTH // _BLOCKS
     blocks = image.reshape(3, _BLOCKS, tall, _BLOCKS, wide).transpose(0, 1, 3, 2, 4)
-    return np.sort(blocks.reshape(3, _BLOCKS * _BLOCKS, tall * wide), axis=-1).astype(np.int16)
+    # NumPy sorts 16 bit with vector instructions, six times as fast as 8 bit.
+    return np.sort(blocks.reshape(3, _BLOCKS * _BLOCKS, tall * wide).astype(np.int16), axis=-1)
 
 
 def distance(one: Colours, other: Colours) -> float:
@@ -222,3 +268,69 @@ def _judged(held: deque[_Sight], at: int, threshold: float, ratio: float) -> _Se
 def _returns(before: list[_Sight], after: list[_Sight], threshold: float) -> bool:
     """Whether what was seen before is seen again, as around a flash."""
     return any(distance(one.colours, other.colours) < threshold for one in before for other in after)
+
+
+# --- by features -----------------------------------------------------------------------------------------
+
+
+class _Window(NamedTuple):
+    """The frames from one look, at the first of them, up to the next: their times, small images, and the look."""
+
+    moments: list[tuple[float, float]]
+    images: list[Pixels]
+    vector: Vector
+
+
+def turns(pictures: Iterable[Picture], look: Look, every: float, threshold: float, ratio: float) -> Iterator[_Seen]:
+    """Each frame, and whether what *look* sees is another thing than before; two looks late."""
+    before, begins = 0.0, False
+    for this, following, after in _triples(_windows(pictures, look, every)):
+        at, change = None, _change(this, following)
+        around = (before + _change(following, after)) / 2 if after else before
+        returns = after is not None and _change(this, after) < threshold  # a flash
+        if following and change >= max(threshold, ratio * around) and not returns:
+            at = _place(this, following, look)
+        for number, moment in enumerate(this.moments):
+            yield _Seen(*moment, number == at or (number == 0 and begins))
+        before, begins = change, at == len(this.moments)
+
+
+def _change(one: _Window | None, other: _Window | None) -> float:
+    return _apart(one.vector, other.vector) if one and other else 0.0
+
+
+def _windows(pictures: Iterable[Picture], look: Look, every: float) -> Iterator[_Window]:
+    scaler, moments, images = Scaler(), list[tuple[float, float]](), list[Pixels]()
+    for each in pictures:
+        if moments and each.seconds - moments[0][0] >= every:
+            yield _Window(moments, images, look(images[:1])[0])
+            moments, images = [], []
+        moments.append((each.seconds, each.until))
+        images.append(scaler.rgb(each, _SIDE, _SIDE, "stretch"))
+    if moments:
+        yield _Window(moments, images, look(images[:1])[0])
+
+
+def _triples(windows: Iterable[_Window]) -> Iterator[tuple[_Window, _Window | None, _Window | None]]:
+    """Each window with the two after it, None beyond the end."""
+    flow: Iterator[_Window | None] = chain(windows, (None, None))
+    this, following = next(flow), next(flow)
+    for after in flow:
+        if this:
+            yield this, following, after
+        this, following = following, after
+
+
+def _place(this: _Window, following: _Window, look: Look) -> int:
+    """Which frame begins the new shot: one of *this*, or, when all are of the old shot, the one after them."""
+    vectors = look([*this.images, following.images[0]])
+    return 1 + int(np.argmax([_apart(one, other) for one, other in pairwise(vectors)]))
+
+
+def _apart(one: Vector, other: Vector) -> float:
+    return 1 - float(one @ other)
+
+
+def _looked(network: vision.Live, recipe: Recipe, images: Sequence[Pixels]) -> Vector:
+    found = network(np.stack([fitted(image, recipe) for image in images])).cpu().numpy()
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))

@@ -33,8 +33,9 @@ class Tokens:
     has upper-case ones), or too many. A single unknown token becomes the vocabulary's [UNK], as in its training.
 
     Attributes:
-        tokenizer: a model of the catalogue, a folder with ``tokenizer.json`` or a ``vocab.txt`` of single letters,
-            or ``residue:protein``, ``residue:dna``, ``residue:rna`` for models of your own.
+        tokenizer: a model of the catalogue, a folder with ``tokenizer.json`` or a ``vocab.txt`` (ESM's, also of
+            k-mers, or of single letters), or ``residue:protein``, ``residue:dna``, ``residue:rna`` for models of your
+            own.
         column: the text.
         max_length: most tokens, special ones included; 0 is as many as the model says that it takes.
         too_long: ``quarantine`` refuses longer rows; ``truncate`` cuts them at the end and keeps the special tokens.

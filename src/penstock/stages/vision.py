@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from penstock.errors import RowErrors, SchemaError
 from penstock.models import vision
 from penstock.models.catalogue import Model
 from penstock.models.pixels import LARGEST, PictureError, Pixels, Recipe, decoded, fitted
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Vision"]
 
@@ -54,7 +57,9 @@ class Vision:
         batch: images that go through the network together.
         decoders: threads that decode; 0 takes as many as torch has.
         threads: of torch in one worker; 0 leaves them as they are.
-        dtype: of the output; the network computes in float32.
+        compute: number format of the convolutions; ``auto`` is bfloat16 on a GPU and float32 on the CPU. Means are
+            taken in float32.
+        dtype: of the output.
         device: ``auto`` takes a GPU where there is one.
     """
 
@@ -68,6 +73,7 @@ class Vision:
     batch: int = 16
     decoders: int = 0
     threads: int = 0
+    compute: vision.Compute = "auto"
     dtype: Literal["float32", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -128,7 +134,7 @@ class Vision:
         """Load the model and start the threads."""
         recipe, shape = vision.recipe_of(self.model), vision.shape_of(self.model).of(self.output)
         with (
-            vision.opened(self.model, self.output, self.device, self.threads) as network,
+            vision.opened(self.model, self.output, self.device, self.threads, self.compute) as network,
             ThreadPoolExecutor(self.decoders or vision.threads(), "penstock-decode") as pool,
         ):
             yield lambda batch: self._seen(batch, _Live(network, recipe, shape, pool))
@@ -166,12 +172,17 @@ class Vision:
     def _run(self, makes: Iterator[Make], count: int, live: _Live) -> tuple[Floats, list[str]]:
         """What the network gives, ``"image ..."``, zeros where there are no pixels, and why there are none."""
         found, reasons = np.zeros((count, *live.shape), np.float32), list[str]()
+        waiting: deque[tuple[list[int], torch.Tensor]] = deque()
         for futures in _ahead(live.pool, makes, self.batch):
             made = [future.result() for future in futures]
             pixels = {len(reasons) + at: each for at, each in enumerate(made) if not isinstance(each, str)}
             if pixels:
-                found[list(pixels)] = live.network(np.stack(list(pixels.values()))).cpu().numpy()
+                waiting.append(([*pixels], live.network(np.stack(list(pixels.values())))))
+            if len(waiting) > 1:  # a GPU is at the next batch while the result of this one is fetched
+                _fetch(waiting, found)
             reasons += [each if isinstance(each, str) else "" for each in made]
+        while waiting:
+            _fetch(waiting, found)
         return found, reasons
 
     def _finished(self, found: Floats) -> Floats:
@@ -188,6 +199,12 @@ class _Live:
     recipe: Recipe
     shape: tuple[int, ...]
     pool: ThreadPoolExecutor
+
+
+def _fetch(waiting: deque[tuple[list[int], torch.Tensor]], found: Floats) -> None:
+    """Take the oldest result over."""
+    places, given = waiting.popleft()
+    found[places] = given.cpu().numpy()
 
 
 def _ahead(pool: ThreadPoolExecutor, makes: Iterator[Make], size: int) -> Iterator[list[Future[Pixels | str]]]:

@@ -8,6 +8,7 @@ A runner that holds tables elsewhere says so by `bringing`::
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, Self, TypeAlias
@@ -143,6 +144,7 @@ class Hot:
         self._client = client
         self._keys = np.full(slots, -1, np.int64)  # which is no id
         self._vectors = np.empty((slots, client.table.layout.dim), np.float32)
+        self._lock = threading.Lock()  # a key and its vector belong together
         self.asked = self.found = 0
 
     @property
@@ -152,7 +154,10 @@ class Hot:
 
     def lookup(self, ids: npt.ArrayLike) -> Floats:
         """The vectors of *ids*, ``"id dim"``."""
-        ids = np.asarray(ids, np.int64)
+        with self._lock:
+            return self._looked_up(np.asarray(ids, np.int64))
+
+    def _looked_up(self, ids: Ints) -> Floats:
         slots = (ids.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) % np.uint64(len(self._keys))
         here = (self._keys[slots] == ids) & (ids >= 0)
         self.asked, self.found = self.asked + len(ids), self.found + int(here.sum())

@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,11 @@ class Mapped:
         except OSError as error:
             raise StorageError(f"cannot map {path}: {error.strerror}; raise the limit of mappings or memory") from error
         if self._random:
-            # More than fits in memory: what the kernel reads ahead would push out rows that are needed again.
-            start = shard * self._shard_rows * self._record.itemsize
-            self._range.madvise(mmap.MADV_RANDOM, start, _rounded(size))
+            self._advise(shard * self._shard_rows * self._record.itemsize, _rounded(size))
+
+    def _advise(self, start: int, size: int) -> None:
+        """More than fits in memory: what the kernel reads ahead would push out rows that are needed again."""
+        self._range.madvise(mmap.MADV_RANDOM, start, size)
 
     def flush(self) -> None:
         """Bring what was written to the disk."""
@@ -135,11 +137,32 @@ def _map_at(address: int, path: Path, size: int, *, writable: bool) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def memory_bytes() -> int:
-    """What this process may have: the machine's memory, or the control group's limit."""
+def memory_bytes(root: Path = Path("/")) -> int:
+    """What this process may have: the machine's memory, or the least limit of its control groups.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are.
+    """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = Path(name)
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            return min(machine, int(text))
-    return machine
+    file = root / "proc" / "self" / "cgroup"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return min([machine, *(limit for line in lines for limit in _limits(root, line))])
+
+
+def _limits(root: Path, line: str) -> Iterator[int]:
+    """The limits of one control group and of those around it, from its line of ``/proc/self/cgroup``.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html: version 2 names no controllers. In a container the path may be
+    that of the host, of which the container sees the last part alone; it is mounted at the top.
+    """
+    _, controllers, path = line.split(":", 2)
+    top, name = root / "sys" / "fs" / "cgroup", "memory.max"
+    if controllers:
+        top, name = top / "memory", "memory.limit_in_bytes"
+        if "memory" not in controllers.split(","):
+            return
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    for size in range(len(parts) + 1):
+        file = top.joinpath(*parts[:size], name)
+        if file.is_file() and (text := file.read_text().strip()).isdigit():
+            yield int(text)

@@ -266,7 +266,8 @@ class _Learner:
         self, ids: Ints, ends: Ints, random: np.random.Generator
     ) -> tuple[Chunk, Floats, Floats, tuple[Asked, Asked]]:
         """The chunk, and the rows of both tables that it needs."""
-        drawn = random.choice(self.pool, _DRAWN) if len(ids) else ids
+        pool = self.pool if len(self.pool) else ids  # the blocks of our own choice may have no ids at all
+        drawn = random.choice(pool, _DRAWN) if len(ids) else ids
         fresh, which = np.unique(np.concatenate([ids, drawn]), return_inverse=True)
         found = places(self.training.scheme, fresh)
         rows, parts = np.unique(found, return_inverse=True)

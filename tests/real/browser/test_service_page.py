@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
+from websockets.sync.client import connect
 
 PIPELINE = """
 [report]
@@ -42,15 +45,30 @@ def profile(batch):
 """
 
 
+TOKEN = "a-token-of-these-tests-" + "0" * 16
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """A service with a map, in one process; other tests have it on Ray."""
-    folder = tmp_path_factory.mktemp("service")
+    with _served(tmp_path_factory.mktemp("service")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory):
+    """The same that asks for a token."""
+    with _served(tmp_path_factory.mktemp("closed"), PENSTOCK_TOKEN=TOKEN) as found:
+        yield found
+
+
+@contextmanager
+def _served(folder, **around):
     rows = [{"sequence": "ACDE"[n % 4] * (1 + n // 4), "kind": f"<b>k{n % 4}</b>"} for n in range(40)]
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "profiles.py").write_text(PROFILES)
     (folder / "line.toml").write_text(PIPELINE)
-    program, env = str(Path(sys.executable).parent / "penstock"), {**os.environ, "PYTHONPATH": str(folder)}
+    program, env = str(Path(sys.executable).parent / "penstock"), {**os.environ, "PYTHONPATH": str(folder), **around}
     subprocess.run([program, "run", "--only", "line", str(folder / "line.toml")], env=env, check=True)
     with (folder / "log").open("w") as log:
         command = [program, "serve", str(folder / "line.toml"), "--runner", "inline", "--port", "0"]
@@ -71,17 +89,22 @@ def _address(server, log, seconds=120):
     pytest.fail(f"it did not come up:\n{log.read_text()}")
 
 
+def _chromium(profile):
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program, "this test needs a browser: apt-get install chromium"
+    return [
+        program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking",
+        "--disable-component-update", "--no-first-run", f"--user-data-dir={profile}",
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def visit(address, tmp_path):
     """Opens a page of the service; gives the DOM when all was answered, the console, and the hosts asked."""
 
     def visit(path):
-        program = shutil.which("chromium") or shutil.which("google-chrome")
-        assert program, "this test needs a browser: apt-get install chromium"
         command = [
-            program, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", "--no-first-run",
-            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={tmp_path / 'net.json'}",
+            *_chromium(tmp_path / "profile"), "--enable-logging=stderr", f"--log-net-log={tmp_path / 'net.json'}",
             "--virtual-time-budget=20000", "--dump-dom", address + path,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -126,3 +149,92 @@ def test_the_api_page_lists_what_there_is(visit, address):
     assert dom.count('class="card operation"') == 7
     assert f"curl {address}/rows -H" in dom
     assert '{"rows":[{"sequence":"TEXT"}]}' in dom
+
+
+# --- with mouse and keys ---------------------------------------------------------------------------------
+
+
+class Page:
+    """A page of a Chromium that is told what to do: https://chromedevtools.github.io/devtools-protocol/."""
+
+    def __init__(self, socket):
+        self._socket, self._number = socket, 0
+
+    def call(self, method, **params):
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
+        while (answer := json.loads(self._socket.recv(timeout=60))).get("id") != self._number:
+            pass
+        return answer["result"]
+
+    def value(self, expression):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def click(self, selector):
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        at = self.value(f"(({{x, y, width, height}}) => ({{x: x + width / 2, y: y + height / 2}}))({box})")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+
+    def write(self, selector, text):
+        """Click into a field and put *text* in the place of what is there."""
+        self.click(selector)
+        self.value("document.activeElement.select()")
+        self.call("Input.insertText", text=text)
+
+    def until(self, expression, seconds=30):
+        end = time.monotonic() + seconds
+        while not self.value(expression):
+            assert time.monotonic() < end, self.value("document.body.innerText")
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def page(closed, tmp_path):
+    """The page of the service that asks for a token, as it is opened."""
+    profile = tmp_path / "profile"
+    browser = subprocess.Popen(
+        [*_chromium(profile), "--remote-debugging-port=0", closed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with connect(_target(browser, profile / "DevToolsActivePort", closed), max_size=None) as socket:
+            yield Page(socket)
+    finally:
+        browser.terminate()
+        browser.wait(30)
+
+
+def _target(browser, file, address, seconds=60):
+    """Where the page that shows *address* is spoken to."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and browser.poll() is None:
+        if file.exists() and (port := file.read_text().split("\n")[0]):
+            pages = json.loads(urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30).read())
+            if found := [one["webSocketDebuggerUrl"] for one in pages if one["url"].startswith(address)]:
+                return found[0]
+        time.sleep(0.1)
+    pytest.fail("Chromium did not open the page")
+
+
+STATE = "document.getElementById('state').textContent"
+
+
+def test_a_sequence_is_typed_and_sent_and_the_token_is_asked_for(page):
+    page.until(f"{STATE}.includes('401')")
+    page.write("#text", "CCC")
+    page.write("#token", "not-the-token-" + "1" * 16)
+    page.click("button[type=submit]")
+    page.until(f"{STATE}.startsWith('401: a token is needed')")
+    assert page.value("document.querySelectorAll('.row').length") == 0
+
+    page.write("#token", TOKEN)
+    page.click("button[type=submit]")
+    page.until(f"{STATE}.startsWith('Answered in')")
+    assert "[0,3,0,0]" in page.value("document.getElementById('answer').textContent")
+    page.until("document.querySelectorAll('circle.new').length == 1")
+
+    page.write("#text", ">a\nCCC\n>b\nDD\n")
+    page.click("button[type=submit]")
+    page.until("document.querySelectorAll('.row').length == 2")
+    page.until("document.querySelectorAll('circle.new').length == 2")
+    assert TOKEN not in page.value("document.documentElement.outerHTML"), "the token stands in no markup"

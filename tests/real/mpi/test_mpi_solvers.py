@@ -59,7 +59,8 @@ def solve(stage, root):
 @pytest.mark.parametrize("rows", [150, 1200], ids=["dense", "filtered"])
 def test_the_result_has_the_same_bits_for_any_number_of_ranks(tmp_path, rows):
     root = publish(tmp_path / "graph", graph(rows))
-    tables = [solve(Spectral(cluster=Local(tasks=ranks, folder=str(tmp_path / "work"))), root) for ranks in (1, 2, 3)]
+    ranks = [Local(tasks=tasks, folder=str(tmp_path / "work")) for tasks in (1, 2, 3, 4)]
+    tables = [solve(Spectral(cluster=cluster), root) for cluster in ranks]
     assert len({digest(table) for table in tables}) == 1
     labels = to_numpy(tables[0]["clusters"])[:, 2]
     counts = [np.bincount(labels[blob::4]).max() for blob in range(4)]

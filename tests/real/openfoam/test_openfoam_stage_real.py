@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,15 +15,19 @@ from penstock.clusters.local import Local
 from penstock.core.batch import tensor_column, to_numpy
 from penstock.core.ledger import fingerprint
 from penstock.core.nouns import Pipeline, Step
+from penstock.core.reading import read_table
 from penstock.errors import JobError, RowErrors, SchemaError
 from penstock.flows.operators import dealiased, velocity
 from penstock.formats.openfoam import read_case_mesh, read_dictionary, write_dictionary
 from penstock.runners.inline import Inline
+from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
 from penstock.solvers.openfoam.case import run
 from penstock.solvers.openfoam.deform import Deform
 from penstock.solvers.openfoam.fresh import Openfoam
 from penstock.sources.fields import Fields
+from penstock.sources.seeds import Seeds
+from penstock.stages.kolmogorov import Kolmogorov
 from penstock.testing import StageTests
 
 N = 16
@@ -155,6 +161,40 @@ def test_a_whole_pipeline_from_case_to_dataset_and_what_changes_its_fingerprint(
     assert fingerprint(pipeline) != fingerprint(Pipeline("p", source, pipeline.sink, (longer,)))
     elsewhere = Step(Openfoam(str(box), control=SHORT, cluster=Local(cpus_per_task=2)))
     assert fingerprint(pipeline) == fingerprint(Pipeline("p", source, pipeline.sink, (elsewhere,)))
+
+
+def test_an_ensemble_of_another_solver_is_the_same_in_hdf5_and_parquet(box, tmp_path):
+    """pisoFoam, laminar, solves what icoFoam does, with its own discretisation of the stresses."""
+    case = tmp_path / "piso"
+    shutil.copytree(box, case)
+    write_dictionary(case / "constant" / "turbulenceProperties", {"simulationType": "laminar"})
+    model = {**read_dictionary(case / "constant" / "transportProperties"), "transportModel": "Newtonian"}
+    write_dictionary(case / "constant" / "transportProperties", model)
+    schemes = read_dictionary(case / "system" / "fvSchemes")
+    schemes["divSchemes"]["div((nuEff*dev2(T(grad(U)))))"] = "Gauss linear"
+    write_dictionary(case / "system" / "fvSchemes", schemes)
+    flows = (Step(Kolmogorov(resolution=N, spin_up_seconds=0.2)),)
+    stage = Openfoam(
+        str(case), gives={"later": "U", "pressure": "p"}, settings={"viscosity": "transportProperties/nu"},
+        application="pisoFoam", control=SHORT, log=("courant", "steps"), cluster=Local(folder=str(tmp_path / "jobs")),
+    )  # fmt: skip
+    found = {}
+    for name, sink in (("hdf5", Hdf5(str(tmp_path / "h"))), ("parquet", Parquet(str(tmp_path / "p")))):
+        report = Inline().run(Pipeline(name, Seeds(3, unit_rows=2), sink, (*flows, Step(stage))))
+        assert (report.rows, report.bad_rows) == (3, 0)
+        found[name] = read_table(report.manifest.uri)
+    assert found["hdf5"].equals(found["parquet"])
+    later = to_numpy(found["hdf5"]["later"])
+    assert later.shape == (3, 2, N, N)
+    with h5py.File(tmp_path / "h" / "index.h5") as index:
+        assert np.array_equal(index["later"][:], later)
+        assert np.array_equal(index["pressure"][:], to_numpy(found["parquet"]["pressure"]))
+    assert found["hdf5"]["steps"].to_pylist() == [2] * 3
+    other = replace(stage, application="icoFoam")
+    ico = to_numpy(solved(other, found["parquet"].select(["velocity", "viscosity"]))["later"])
+    assert not np.array_equal(ico, later)
+    np.testing.assert_allclose(ico, later, atol=1e-3)
+    assert abs(later - to_numpy(found["parquet"]["velocity"])).max() > 1e-3
 
 
 def test_moved_meshes_start_solvers_and_folded_ones_are_quarantined(channel, cluster):

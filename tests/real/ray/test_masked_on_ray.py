@@ -1,10 +1,13 @@
-"""An encoder trained by two workers of Ray Train, one of which is killed once."""
+"""An encoder trained by two workers of Ray Train, of which one is killed once, and once the driver."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -63,22 +66,60 @@ def kill_a_worker(training, killed):
         time.sleep(0.05)
 
 
-def test_two_workers_learn_and_go_on_after_one_was_killed(genes, tmp_path):
-    whole, broken = (lesson(genes, tmp_path, name) for name in ("whole", "broken"))
-    killed, heard = [], []
+@pytest.fixture(scope="module")
+def whole(genes, tmp_path_factory):
+    """The training that nobody disturbs, and what was heard of it."""
+    training, heard = lesson(genes, tmp_path_factory.mktemp("whole"), "whole"), []
     with Ray(cpus=2).session():
-        Ray(cpus=2).train(Fit("whole", whole, PAIR), heard.append)
-        thread = threading.Thread(target=kill_a_worker, args=(broken, killed), daemon=True)
-        thread.start()
-        Ray(cpus=2).train(Fit("broken", broken, PAIR), lambda metrics: None)
-    assert killed, "the training was over before anybody could be killed"
-    assert broken.done()
+        Ray(cpus=2).train(Fit("whole", training, PAIR), heard.append)
     assert heard[-1]["loss"] < heard[0]["loss"]
-    one, other = weights(whole.uri), weights(broken.uri)
+    return training, heard
+
+
+def is_like(broken, whole):
+    """To rounding: sums of two workers are not added up in the same order."""
+    training, heard = whole
+    assert broken.done()
+    one, other = weights(training.uri), weights(broken.uri)
     assert max(float(np.abs(one[name] - other[name]).max()) for name in one) < 1e-5
     lines = history.read(broken.uri)
     assert [line["epoch"] for line in lines] == list(range(1, 7))
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in heard], rel=1e-4)
+
+
+def test_two_workers_learn_and_go_on_after_one_was_killed(genes, whole, tmp_path):
+    broken, killed = lesson(genes, tmp_path, "broken"), []
+    with Ray(cpus=2).session():
+        thread = threading.Thread(target=kill_a_worker, args=(broken, killed), daemon=True)
+        thread.start()
+        Ray(cpus=2).train(Fit("broken", broken, PAIR), lambda metrics: None)
+    assert killed, "the training was over before anybody could be killed"
+    is_like(broken, whole)
     batch = pa.table({"input_ids": pa.array([[2, 5, 6, 3]], pa.list_(pa.int32()))})
     with Encode(broken.uri).open() as encode:
         assert encode(batch).num_rows == 1
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_masked_on_ray import PAIR, Fit, Ray, lesson
+training = lesson(sys.argv[2], Path(sys.argv[3]), "driven")
+Ray(cpus=2).train(Fit("driven", training, PAIR), lambda metrics: None)
+"""
+
+
+def test_a_driver_that_was_killed_goes_on_when_it_is_started_again(genes, whole, tmp_path):
+    driven = lesson(genes, tmp_path, "driven")
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), genes, str(tmp_path)]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not newest(join(driven.uri, "training")):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    assert not driven.done(), "it was killed in the middle"
+    again = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    is_like(driven, whole)

@@ -15,10 +15,14 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from penstock.core.dataset import versions
 from penstock.core.nouns import Record, Unit
+from penstock.core.storage import join
 from penstock.sinks.parquet import Parquet
-from penstock.tables.client import open_table
+from penstock.tables.client import Local, open_table
 from penstock.tables.layout import Table
+from penstock.tables.working import notes as noted
+from penstock.testing.memory import capped
 from penstock.trainings.skipgram import Skipgram
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -102,14 +106,22 @@ def wait_for(driver, enough):
 
 
 def finished(driver):
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=480)
     assert driver.returncode == 0, out + err
     return out
 
 
-def test_killed_workers_and_drivers_leave_the_bits_of_an_undisturbed_team_of_threads(walks, tmp_path):
+@pytest.fixture(params=["disk", "s3"])
+def table(request, tmp_path, monkeypatch):
+    """Where versions are published, from which a training goes on."""
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    root = str(tmp_path) if request.param == "disk" else request.getfixturevalue("s3_root")
+    return join(root, "table")
+
+
+def test_killed_workers_and_drivers_leave_the_bits_of_an_undisturbed_team_of_threads(walks, table, tmp_path):
     wanted = by_threads(script.lesson(walks, tmp_path / "wanted", tmp_path / "wanted.journal"), 2)
-    table, journal = tmp_path / "table", tmp_path / "journal"
+    journal = tmp_path / "journal"
 
     driver = start(walks, table, journal)
     wait_for(driver, lambda: len(notes(journal, "report")) >= 3)
@@ -118,15 +130,15 @@ def test_killed_workers_and_drivers_leave_the_bits_of_an_undisturbed_team_of_thr
     wait_for(driver, lambda: len(notes(journal, "report")) >= 6)
     driver.kill()
     driver.wait()
-    assert Table.at(str(table)).manifest.version > 2
+    assert Table.at(table).manifest.version > 2
     children_gone(notes(journal, "begun"))
 
     finished(start(walks, table, journal))
     assert len(notes(journal, "begun")) == 6
-    assert (rows_of(str(table)) == wanted).all()
-    version = Table.at(str(table)).manifest.version
+    assert (rows_of(table) == wanted).all()
+    version = Table.at(table).manifest.version
     finished(start(walks, table, journal))
-    assert Table.at(str(table)).manifest.version == version
+    assert Table.at(table).manifest.version == version
 
 
 def children_gone(pids):
@@ -137,13 +149,35 @@ def children_gone(pids):
 
 
 def test_a_table_four_times_what_a_worker_may_hold_is_trained(tmp_path):
-    rng = np.random.default_rng(0)
-    data = publish(tmp_path / "random", rng.integers(script.LARGE_ROWS, size=(400, 50)))
-    layout_bytes = script.LARGE_ROWS * script.LARGE_DIM * 4
-    cap_mib = 2 * layout_bytes // 4 >> 20  # rows and contexts together are four times the cap
-    out = finished(start(data, tmp_path / "table", tmp_path / "journal", cap_mib))
+    """Where control groups can be made, the cap counts the pages of the table's files too."""
+    sentences = np.random.default_rng(0).integers(script.LARGE_ROWS, size=(400, 50))
+    data, uri = publish(tmp_path / "random", sentences), str(tmp_path / "table")
+    cap_mib = 2 * script.LARGE_ROWS * script.LARGE_DIM * 4 // 4 >> 20  # rows and contexts together are four times it
+    with capped(cap_mib << 20) as one, capped(cap_mib << 20) as other:
+        caps = [cap for cap in (one, other) if cap]
+        out = finished(start(data, uri, tmp_path / "journal", cap_mib, *(cap.folder / "cgroup.procs" for cap in caps)))
+        assert all(cap.reached() and cap.peak_bytes() <= cap_mib << 20 for cap in caps)
     assert "likeness" in out
-    with open_table(str(tmp_path / "table")) as client:
-        rows = client.lookup(np.arange(0, script.LARGE_ROWS, 97))
-    assert np.isfinite(rows).all()
-    assert len(np.unique(rows[:, 0])) > 1000
+    assert len(notes(tmp_path / "journal", "capped")) == 2
+    first, last = (Table.at(uri, number) for number in (versions(uri)[0], versions(uri)[-1]))
+    assert (noted(first)["epoch"], noted(last)["epoch"]) == (0, 1)
+    was_learned(np.unique(sentences), first, last)
+    contexts = Table.at(f"{uri}/contexts", noted(last)["contexts"])
+    with Local(contexts) as client:
+        moved = client.lookup(np.unique(sentences)).any(axis=1)
+        assert moved.mean() > 0.8, "a block is held out"
+        assert not client.lookup(others(sentences)).any()
+
+
+def others(sentences):
+    """Some ids that stand nowhere."""
+    return np.setdiff1d(np.arange(0, script.LARGE_ROWS, 97), sentences)
+
+
+def was_learned(ids, first, last):
+    """Rows of the sentences have changed, and no others."""
+    with Local(first) as before, Local(last) as after:
+        changed = (before.lookup(ids) != after.lookup(ids)).any(axis=1)
+        assert changed.mean() > 0.8, "a block is held out"
+        assert np.isfinite(after.lookup(ids)).all()
+        assert (before.lookup(others(ids)) == after.lookup(others(ids))).all()

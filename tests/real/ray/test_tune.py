@@ -17,6 +17,8 @@ from penstock.tables.layout import Table
 from penstock.tables.working import notes
 from penstock.trainings.search import draw, recall, trials
 
+PROGRAM = str(Path(sys.executable).parent / "penstock")
+
 FILE = """
 runner = { use = "ray", cpus = 2 }
 
@@ -63,9 +65,8 @@ def file(tmp_path_factory):
 
 
 def start(file: Path, *options: str) -> subprocess.Popen:
-    program = str(Path(sys.executable).parent / "penstock")
     return subprocess.Popen(
-        [program, "tune", str(file), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [PROGRAM, "tune", str(file), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -109,6 +110,64 @@ def test_a_search_that_is_killed_goes_on_and_leaves_a_trained_table_a_file_and_a
     page = file.with_name("tune.html").read_text()
     assert "Search for table" in page
     assert page.count("data-plot=") == 2
+
+
+HASHES = """
+[tune]
+train = "table"
+samples = 3
+epochs = 1
+seed = 1
+
+[tune.space]
+"train.table.dim" = [8, 16]
+"train.table.window" = { low = 2, high = 8 }
+"train.table.rate" = { low = 0.01, high = 0.2, log = true }
+hash = [
+    { "pipeline.kmers.step.0.planes" = "planes-12.npz", "train.table.scheme.bits" = 6 },
+    { "pipeline.kmers.step.0.planes" = "planes-16.npz", "train.table.scheme.bits" = 8 },
+]
+"""
+
+
+def fitted(folder: Path, k: int, bits: int) -> None:
+    source = '{ use = "jsonl", uri = "reads.jsonl", columns = { sequence = "string" } }'
+    command = [
+        PROGRAM,
+        "planes",
+        "fit",
+        source,
+        f"--k={k}",
+        f"--bits={bits}",
+        "--bands=2",
+        f"--out=planes-{2 * bits}.npz",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_planes_dim_window_and_rate_are_searched_together(file):
+    """k and the number of bits go with the planes, which `penstock planes fit` has made."""
+    lines = FILE.split("[tune]", maxsplit=1)[0].replace("k = 6", 'planes = "planes-12.npz"')
+    lines = lines.replace('{ kind = "hashed", rows = 5000 }', '{ kind = "bands", bands = 2, bits = 6 }')
+    ours = file.with_name("hashes.toml")
+    ours.write_text(lines.replace("out/", "hashed/") + HASHES)
+    for k, bits in ((9, 6), (11, 8)):
+        fitted(file.parent, k, bits)
+    driver = start(ours, "--search-only")
+    out, err = driver.communicate(timeout=400)
+    assert driver.returncode == 0, out + err
+    tried = trials(ours, {})
+    assert {trial.fit.training.scheme.bits for trial in tried} == {6, 8}, "the seed draws both"
+    assert len({trial.pipelines[0].sink.uri for trial in tried}) == 2, "trials with the same planes share their k-mers"
+    found = [recall(trial) for trial in tried]
+    assert all(0.5 < each.last("likeness") <= 1 for each in found)
+    winner = max(found, key=lambda each: each.last("likeness"))
+    best = load(ours.with_name("best.toml"))
+    stage, training = best.pipeline("kmers").steps[0].stage, best.fits[0].training
+    assert Path(stage.planes).name == winner.values["hash"]["pipeline.kmers.step.0.planes"]
+    assert training.scheme.bits == winner.values["hash"]["train.table.scheme.bits"]
+    assert (training.dim, training.window) == (winner.values["train.table.dim"], winner.values["train.table.window"])
 
 
 def test_a_search_in_which_nothing_works_says_why(file):

@@ -38,5 +38,5 @@ class Counted:
     def cancel(self, native_id: str) -> None:
         Local().cancel(native_id)
 
-    def again(self, native_id: str) -> None:
-        Local().again(native_id)
+    def again(self, native_id: str, status: Status) -> None:
+        Local().again(native_id, status)

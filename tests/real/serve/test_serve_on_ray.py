@@ -182,16 +182,22 @@ def _listener(address):
 
 
 def test_a_thousand_malformed_requests_give_4xx_and_the_service_stays_up(up, client):
+    statuses = malformed_statuses(client, 1000)
+    assert {status // 100 for status in statuses} == {4}, set(statuses)
+    assert client.post("/rows", json=rows_of("ACD")).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def malformed_statuses(client, count):
+    """Also for benchmarks/serve_faults.py."""
     chance = random.Random(0)
     stream = bytes(to_bytes(pa.table({"sequence": texts(5)})))
     plain = json.dumps(rows_of("ACD")).encode()
     statuses = []
-    for turn in range(1000):
+    for turn in range(count):
         kind, sent = ("application/json", plain) if turn % 2 else (ARROW, stream)
         statuses.append(_sent(client, kind, _malformed(chance, turn // 2 % 5, sent)))
-    assert {status // 100 for status in statuses} == {4}, set(statuses)
-    assert client.post("/rows", json=rows_of("ACD")).status_code == 200
-    assert client.get("/readyz").status_code == 200
+    return statuses
 
 
 def _malformed(chance, how, sent):
@@ -240,6 +246,14 @@ def pair(tmp_path_factory):
 
 def test_a_replica_killed_under_load_loses_no_accepted_request(pair):
     folder, _, address = pair
+    told, metrics = asyncio.run(killed_under_load(folder, address, 2))
+    assert len(told) >= 16
+    assert [answer for _, answer in told] == [(200, text) for text, _ in told]
+    assert re.search(r"penstock_retries_total [1-9]", metrics), "a batch was under way in what was killed"
+
+
+async def killed_under_load(folder, address, kills):
+    """What 16 clients asked and were told, and the metrics; also for benchmarks/serve_faults.py."""
     (folder / "slow").write_text("0.1")
     told, over = [], asyncio.Event()
 
@@ -247,24 +261,19 @@ def test_a_replica_killed_under_load_loses_no_accepted_request(pair):
         for turn in range(10_000):
             if over.is_set():
                 return
-            [text] = texts(1, seed=1000 * number + turn)
+            [text] = texts(1, seed=10_000 * number + turn)
             told.append((text, await _posted(many, text)))
 
-    async def act():
-        async with httpx.AsyncClient(base_url=address, timeout=120) as many:
-            clients = [asyncio.create_task(client(many, number)) for number in range(16)]
-            for _ in range(2):
-                os.kill(await _at_work(folder / "pids"), signal.SIGKILL)
-            await _at_work(folder / "pids")
-            over.set()
-            await asyncio.gather(*clients)
-            return (await many.get("/metrics")).text
-
-    metrics = asyncio.run(act())
+    async with httpx.AsyncClient(base_url=address, timeout=120) as many:
+        clients = [asyncio.create_task(client(many, number)) for number in range(16)]
+        for _ in range(kills):
+            os.kill(await _at_work(folder / "pids"), signal.SIGKILL)
+        await _at_work(folder / "pids")
+        over.set()
+        await asyncio.gather(*clients)
+        metrics = (await many.get("/metrics")).text
     (folder / "slow").unlink()
-    assert len(told) >= 16
-    assert [answer for _, answer in told] == [(200, text) for text, _ in told]
-    assert re.search(r"penstock_retries_total [1-9]", metrics), "a batch was under way in what was killed"
+    return told, metrics
 
 
 async def _at_work(pids, seconds=60):

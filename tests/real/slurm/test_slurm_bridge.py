@@ -5,6 +5,8 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from slurm_site import ended, shell, wait_until
 
 from penstock.core.nouns import Job, JobState
 from penstock.core.storage import join, store_of
-from penstock.errors import JobError
-from penstock.solvers.work import run_job
+from penstock.errors import JobError, UnitError
+from penstock.solvers.work import Work, computed, run_job
 
 AWS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_REGION")
 
@@ -53,6 +55,29 @@ def test_inputs_come_from_s3_and_results_go_there(slurm, on_s3, s3_root):
     assert cluster.log(native_id, "stderr") == ("tried\n", 6)
 
 
+def test_a_result_that_was_cut_short_on_s3_is_refused_and_computed_anew(on_s3, s3_root):
+    cluster, _ = on_s3
+    cluster = replace(cluster, folder=join(s3_root, "jobs"))
+    script = "echo all of it > result; mkdir sub; echo x > sub/y"
+    work = Work("cut", (s3_root,), ("sh", "-c", script), {}, ("res*", "sub"))
+    with suppress(KeyboardInterrupt), computed(work, cluster) as folder:
+        assert (folder / "result").read_text() == "all of it\n"
+        assert (folder / "sub/y").read_text() == "x\n"
+        raise KeyboardInterrupt
+    store = store_of(s3_root)
+    [uri] = [entry.uri for entry in store.below(cluster.folder) if entry.uri.endswith("/result")]
+    left = json.loads(text(uri.removesuffix("result") + "exit"))["results"]
+    assert [(file["name"], file["bytes"]) for file in left] == [("result", 10), ("sub/y", 2)]
+    store.replace(uri, b"all")
+    with (
+        pytest.raises(UnitError, match="is not what the job left there: it has 3 bytes and should have 10"),
+        computed(work, cluster),
+    ):
+        pytest.fail("it was given away")
+    with computed(work, cluster) as folder:
+        assert (folder / "result").read_text() == "all of it\n"
+
+
 def test_items_work_apart_and_bring_what_they_made(on_s3):
     cluster, make = on_s3
     job = make("items", "ls; echo $PENSTOCK_ITEM > r.$PENSTOCK_ITEM", items=2, results=("r.*",))
@@ -90,6 +115,23 @@ def test_a_program_that_keeps_its_state_at_the_warning_is_continued(slurm, over_
     assert (tmp_path / "job/lives").read_text() == "\n" * 3
     assert len(slurm.natives(tmp_path)) == 3
     assert (tmp_path / "job/attempt-2/exit").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "rank"), [("", "OMPI_COMM_WORLD_RANK"), ("srun --mpi=none", "SLURM_PROCID")], ids=["mpiexec", "srun"]
+)
+def test_the_warning_reaches_every_rank_and_their_wish_to_go_on_comes_back(slurm, over_ssh, tmp_path, launcher, rank):
+    """A launcher ends all ranks when the first has failed, so each waits for the other's state."""
+    script = f"""
+        me=${rank}
+        test -e saved.0 && test -e saved.1 && {{ touch went-on.$me; exit 0; }}
+        trap 'touch saved.$me; until test -e saved.$((1 - me)); do sleep 0.05; done; exit 99' USR1
+        while true; do sleep 0.05; done
+    """
+    cluster = slurm.cluster(time_minutes=1, warn_seconds=55, retries=1, tasks=2, launcher=launcher)
+    run_job(cluster, shell(tmp_path / "job", script))
+    assert {path.name for path in (tmp_path / "job").glob("went-on.*")} == {"went-on.0", "went-on.1"}
+    assert len(slurm.natives(tmp_path)) == 2
 
 
 def test_ranks_over_two_nodes_are_one_world(slurm, over_ssh, tmp_path):

@@ -4,9 +4,12 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from slurm_site import ended, shell, wait_until
 
 from penstock.core.nouns import JobState
+from penstock.errors import JobError
+from penstock.solvers.work import run_job
 
 
 def watched(site, folder, count, seconds=5.0):
@@ -30,6 +33,25 @@ def test_calls_of_squeue_do_not_grow_with_the_number_of_jobs(slurm, over_ssh, tm
     for count in (1, 24):
         calls, intervals = watched(slurm, tmp_path / str(count), count)
         assert 1 <= calls <= intervals + 2
+
+
+def test_calls_of_squeue_do_not_grow_with_the_number_of_jobs_that_fail(slurm, over_ssh, tmp_path):
+    """All fail, each for another cluster value, and are put aside; the next run of them is another job."""
+    jobs = [shell(tmp_path / f"job{number}", "exit 3") for number in range(24)]
+    clusters = [slurm.cluster(poll_seconds=1.0, time_minutes=10 + number) for number in range(24)]
+
+    def failed(cluster, job):
+        with pytest.raises(JobError, match="exit status 3"):
+            run_job(cluster, job)
+
+    with slurm.counted("squeue") as calls, ThreadPoolExecutor(24) as threads:
+        started = time.monotonic()
+        list(threads.map(failed, clusters, jobs))
+        assert calls() <= (time.monotonic() - started) + 2
+        assert calls() < 24
+    assert len(slurm.natives(tmp_path)) == 24
+    assert len(set(over_ssh.poll([over_ssh.submit(job) for job in jobs[:2]]))) == 2
+    wait_until(lambda: len(slurm.natives(tmp_path)) == 26, "two run anew")
 
 
 def test_a_thousand_items_are_one_call_of_sbatch(slurm, over_ssh, tmp_path):
@@ -66,7 +88,7 @@ def test_only_the_items_that_failed_run_again(slurm, over_ssh, tmp_path):
     assert status.state is JobState.FAILED
     assert "1 of 5 items failed, the first is item 2" in status.why
     (tmp_path / "job/mended").touch()
-    over_ssh.again(native_id)
+    over_ssh.again(native_id, status)
     second = over_ssh.submit(job)
     assert ended(over_ssh, [second])[0].state is JobState.DONE
     assert [(tmp_path / "job" / f"runs.{item}").read_text().count("\n") for item in range(5)] == [1, 1, 2, 1, 1]

@@ -178,6 +178,37 @@ def test_a_squeue_that_fails_is_no_answer(slurm, over_ssh, tmp_path):
     assert ended(over_ssh, [native_id])[0].state is JobState.CANCELLED
 
 
+def record_of(site, native_id):
+    return site.base / "scratch/jobs" / (site.base / "scratch/ids" / native_id).read_text().strip()
+
+
+def test_a_job_ended_from_outside_while_squeue_is_away_is_not_judged(slurm, over_ssh, tmp_path):
+    """Its own record cannot tell a preemption from a cancellation."""
+    native_id = over_ssh.submit(shell(tmp_path / "job", "touch ran; exec sleep 600"))
+    wait_until((tmp_path / "job/ran").exists, "the job runs")
+    with slurm.wrapped("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"):
+        slurm.asked("scancel", native_id.partition(".")[0])
+        wait_until(lambda: list(record_of(slurm, native_id).glob("exit=*")), "it leaves its record")
+        time.sleep(11)
+        status = over_ssh.poll([native_id])[native_id]
+        assert (status.state, "Unable to contact" in status.why) == (JobState.UNKNOWN, True)
+    assert ended(over_ssh, [native_id])[0].state is JobState.CANCELLED
+
+
+def test_what_squeue_has_forgotten_and_slurmdbd_cannot_tell_is_not_lost(slurm_accounting, with_accounting, tmp_path):
+    site, waits = slurm_accounting, slurm_accounting.cluster(lines=("--begin=now+1hour",))
+    native_id = waits.submit(shell(tmp_path / "job", "touch ran"))
+    site.asked("scancel", native_id.partition(".")[0])
+    with site.wrapped("squeue", "exit 0"):  # it has forgotten all
+        with site.without("slurmdbd"):
+            waits.poll([native_id])
+            (record_of(site, native_id) / "over").write_text("1000\n")
+            status = waits.poll([native_id])[native_id]
+            assert (status.state, "sacct: error" in status.why) == (JobState.UNKNOWN, True)
+        assert ended(waits, [native_id])[0].state is JobState.CANCELLED
+    assert len(site.natives(tmp_path)) == 1
+
+
 def test_a_node_dies_and_the_job_runs_again_on_another(slurm, over_ssh, tmp_path):
     job = shell(tmp_path / "job", "echo $SLURMD_NODENAME >> nodes; test $(wc -l < nodes) = 2 || sleep 600")
     cluster = slurm.cluster(retries=1)

@@ -1,8 +1,14 @@
 """What a job asks for is what it gets and sees."""
 
-from slurm_site import ended, late, shell
+import getpass
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from slurm_site import ended, late, shell, wait_until
 
 from penstock.core.nouns import JobState
+from penstock.errors import JobError
+from penstock.solvers.work import run_job
 
 
 def printed(cluster, folder, script, **more):
@@ -31,6 +37,40 @@ def test_nodes_tasks_cores_memory_and_time(slurm, over_ssh, tmp_path):
 def test_lines_and_prologue(slurm, over_ssh, tmp_path):
     cluster = slurm.cluster(lines=("--nodelist=c3", "--comment=ours"), prologue=("export GREETING=hello",))
     assert printed(cluster, tmp_path / "job", "echo $GREETING $SLURMD_NODENAME") == "hello c3\n"
+
+
+def test_account_and_quality_of_service(slurm_accounting, with_accounting, tmp_path):
+    for words in (
+        "qos quick",
+        "account physics",
+        f"user {getpass.getuser()} account=physics qos=quick,normal defaultqos=normal",
+    ):
+        slurm_accounting.asked("sacctmgr", "-i", "add", *words.split())
+    wait_until(lambda: "quick" in slurm_accounting.asked("scontrol", "show", "assoc_mgr", "flags=qos"), "it is known")
+    cluster = slurm_accounting.cluster(account="physics", qos="quick")
+    assert printed(cluster, tmp_path / "job", "echo $SLURM_JOB_ACCOUNT $SLURM_JOB_QOS") == "physics quick\n"
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_job_that_is_preempted_is_tried_again(slurm, over_ssh, tmp_path, retries):
+    """An urgent job takes its node."""
+    whole = {"cpus_per_task": 4, "lines": ("--nodelist=c3",)}
+    spare = slurm.cluster(partition="spare", retries=retries, **whole)
+    job = shell(tmp_path / "spare", "echo >> runs; test $(wc -l < runs) = 2 || sleep 600")
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run_job, spare, job)
+        wait_until((tmp_path / "spare/runs").exists, "the job runs")
+        urgent = slurm.cluster(partition="urgent", **whole)
+        taken = urgent.submit(shell(tmp_path / "urgent", "sleep 1"))
+        assert ended(urgent, [taken])[0].state is JobState.DONE
+        if retries:
+            running.result(timeout=120)
+        else:
+            with pytest.raises(JobError, match="PREEMPTED: it was preempted"):
+                running.result(timeout=120)
+    states = {native.name.rpartition(".")[0]: native.state for native in slurm.natives(tmp_path)}
+    assert "PREEMPTED" in [native.state for native in slurm.natives(tmp_path)], states
+    assert (tmp_path / "spare/runs").read_text().count("\n") == 1 + retries
 
 
 def test_a_job_that_depends_on_a_failed_one_is_cancelled(slurm, over_ssh, tmp_path):

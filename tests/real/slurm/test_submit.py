@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+from slurm_site import wait_until
 
 from penstock.core.reading import read_table
 from penstock.core.verify import verify
@@ -46,17 +50,22 @@ def call(slurm, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
 
 
-def leftovers() -> list[str]:
-    """Ray's processes that belong to jobs of ours."""
+def number_of(done: subprocess.CompletedProcess) -> str:
+    """Slurm's number of the job that `penstock submit` told of."""
+    return re.match(r"job (\d+)\.", done.stdout)[1]
+
+
+def leftovers(number: str) -> list[str]:
+    """Ray's processes that belong to that job."""
     every = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return [" ".join(line)[:200] for line in every if any("/penstock-ray-1" in word for word in line)]
+    return [" ".join(line)[:200] for line in every if any(f"/penstock-ray-{number}-" in word for word in line)]
 
 
-def gone() -> None:
-    """Ray's processes take a while to end; they must."""
+def gone(number: str) -> None:
+    """Ray's processes take a while to end, and their folder; they must."""
     end = time.monotonic() + 60
-    while leftovers():
-        assert time.monotonic() < end, leftovers()
+    while (left := leftovers(number)) or list(Path("/tmp").glob(f"penstock-ray-{number}-*")):
+        assert time.monotonic() < end, left
         time.sleep(0.5)
 
 
@@ -77,8 +86,8 @@ def test_a_run_on_two_nodes_gives_what_inline_gives_and_leaves_nothing(slurm, fi
     assert json.loads((folder / "exit").read_text())["code"] == 0
     assert "line: 143 rows" in (folder / "stdout").read_text()
     assert len(list(folder.glob("ray-*.log"))) == 2, "the pool of three, too large for one node, was admitted"
-    gone()
-    assert not list(Path("/tmp").glob(f"penstock-ray-{json.loads((folder / 'exit').read_text())['job']}-*"))
+    assert json.loads((folder / "exit").read_text())["job"] == number_of(done)
+    gone(number_of(done))
 
 
 def test_the_exit_status_of_the_run_is_that_of_the_job_and_it_is_told_why(slurm, file, tmp_path):
@@ -104,16 +113,60 @@ def test_nodes_that_do_not_come_end_the_job_with_their_logs(slurm, file, tmp_pat
 
 def test_the_same_file_is_one_job_while_it_runs_and_can_be_cancelled(slurm, file, tmp_path):
     cluster = words(slurm, tmp_path)
-    first, second = (call(slurm, "submit", file, "--cluster", cluster).stdout.splitlines()[0] for _ in range(2))
-    assert first == second, [path.read_text() for path in tmp_path.glob("jobs/*/*/exit")]
-    native_id = first.split()[1].rstrip(",")
-    time.sleep(5)  # in the middle of starting Ray
+    once, twice = (call(slurm, "submit", file, "--cluster", cluster) for _ in range(2))
+    assert once.stdout == twice.stdout, [path.read_text() for path in tmp_path.glob("jobs/*/*/exit")]
+    native_id = once.stdout.split()[1].rstrip(",")
+    number = number_of(once)
+    wait_until(lambda: leftovers(number), "Ray starts")
     done = call(slurm, "jobs", "cancel", native_id, "--cluster", cluster)
     assert done.returncode == 0, done.stderr
-    end = time.monotonic() + 60
-    while native_id.partition(".")[0] in slurm.asked("squeue", "-h", "-o", "%A").split():
-        assert time.monotonic() < end
-        time.sleep(0.5)
-    gone()
-    while "cancelled" not in listed(slurm, cluster, native_id):
-        assert time.monotonic() < end, listed(slurm, cluster, native_id)
+    wait_until(lambda: number not in slurm.asked("squeue", "-h", "-o", "%A").split(), "the job goes", 60)
+    gone(number)
+    wait_until(lambda: "cancelled" in listed(slurm, cluster, native_id), "it is told", 60)
+
+
+HELD = """
+import fcntl, pathlib, time
+here = pathlib.Path(__file__).parent
+
+def held(batch):
+    \"\"\"The unit with the first chain goes through; the others wait until the first job is over.\"\"\"
+    if "{first}" not in batch["id"].to_pylist():
+        while not (here / "go").exists():
+            time.sleep(0.1)
+    with (here / "rows").open("a") as rows:
+        fcntl.flock(rows, fcntl.LOCK_EX)
+        print(batch.num_rows, file=rows, flush=True)
+    return batch
+"""
+STEP = """
+[[pipeline.line.step]]
+use = "function"
+function = "held_rows:held"
+"""
+
+
+def test_a_run_that_is_longer_than_its_time_limit_goes_on_in_another_job(slurm, file, tmp_path, monkeypatch):
+    """Of the limit it is warned, ends with status 99, and starts again without what is done."""
+    first = CHAINS.read_text().split()[0].removeprefix(">")
+    (tmp_path / "held_rows.py").write_text(HELD.format(first=first))
+    file.write_text(PIPELINE.partition("[[pipeline.line.step]]")[0] + STEP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    prologue = f'["export PYTHONPATH={tmp_path}"]'
+    cluster = words(slurm, tmp_path, time_minutes=3, warn_seconds=30, prologue=shlex.quote(prologue))
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(call, slurm, "submit", file, "--cluster", cluster, "--wait")
+        wait_until(lambda: waiting.done() or list(tmp_path.glob("jobs/*/*/attempt-1/exit")), "the first job ends")
+        (tmp_path / "go").touch()
+        done = waiting.result()
+    assert done.returncode == 0, done.stdout + done.stderr
+    [folder] = (tmp_path / "jobs").glob("line-*/2*")
+    before, after = (json.loads(path.read_text()) for path in (folder / "attempt-1/exit", folder / "exit"))
+    assert (before["code"], before["warned"], after["code"]) == (99, True, 0)
+    assert before["job"] != after["job"]
+    verify(str(tmp_path / "out"))
+    assert read_table(str(tmp_path / "out")).num_rows == 143
+    counts = [int(count) for count in (tmp_path / "rows").read_text().split()]
+    assert sum(counts) == 143, "what was done before the limit is not done again"
+    gone(before["job"])
+    gone(after["job"])

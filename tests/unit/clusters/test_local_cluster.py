@@ -204,7 +204,7 @@ def test_an_attempt_that_was_put_aside_in_part_is_put_aside_whole(tmp_path):
     (folder / "attempt-1").mkdir()
     for name in ("stdout", "exit"):
         (folder / name).rename(folder / "attempt-1" / name)
-    Local().again(native_id)
+    Local().again(native_id, Local().poll([native_id])[native_id])
     assert sorted(path.name for path in (folder / "attempt-1").iterdir()) == [
         "claim", "exit", "record.json", "stderr", "stdout",
     ]  # fmt: skip

@@ -4,15 +4,17 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from penstock.clusters import slurm
 from penstock.clusters.slurm import Slurm
 from penstock.clusters.slurm.shell import Unreachable
-from penstock.core.nouns import Cluster, Job, JobState
+from penstock.core.nouns import Cluster, Job, JobState, Status
 from penstock.errors import JobError
 
 # A queue is a file of lines ID|TASK|STATE|NAME|REASON; sbatch adds to it, and does what the file `says` has it do.
@@ -82,11 +84,23 @@ class Site:
     def record(self, native_id):
         return self.folder / "scratch/jobs" / (self.folder / "scratch/ids" / native_id).read_text().strip()
 
+    def name(self, native_id):
+        record = self.record(native_id)
+        return f"name.{record.parent.name}.{record.name}"
+
+    def runs(self, native_id, states):
+        """What squeue says of some items of an array: the tasks of ten are one part, whose number is in its file."""
+        parts = {item // 10: (self.record(native_id) / f"part.{item // 10}").read_text().strip() for item in states}
+        lines = [
+            f"{parts[item // 10]}|{item % 10}|{state}|{self.name(native_id)}|None\n" for item, state in states.items()
+        ]
+        (self.folder / "queue").write_text("".join(lines))
+
     def end(self, native_id, code=0, item=None, **more):
         """What the wrapper does when the program has ended."""
         tag = "" if item is None else f".{item}"
-        text = json.dumps({"code": code, "why": "", "ended": 0, **more})
-        (self.record(native_id) / f"exit{tag}={code}").write_text(text + "\n")
+        text = json.dumps({"code": code, "why": "", "ended": 0, **more}).removesuffix("}")
+        (self.record(native_id) / f"exit{tag}={code}").write_text(text + ',\n"tail": "its last words"}\n')
 
 
 @pytest.fixture
@@ -108,6 +122,10 @@ def job(tmp_path):
 
 def state(cluster, native_id):
     return cluster.poll([native_id])[native_id].state
+
+
+def put_aside(cluster, native_id):
+    cluster.again(native_id, cluster.poll([native_id])[native_id])
 
 
 def test_it_follows_the_protocol():
@@ -181,6 +199,25 @@ def test_a_record_that_never_ran_is_no_run(site, cluster, job):
     assert cluster.submit(job).startswith("2.")
 
 
+POLICY = (
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+    "and/or time limits)"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds"), [("QOSMaxSubmitJobPerUserLimit", 600), ("", 60), ("AssocMaxWallDurationPerJobLimit", 0)]
+)
+def test_a_policy_is_waited_for_as_long_as_it_may_pass(site, cluster, job, monkeypatch, reason, seconds):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda pause: now.append(now.pop() + pause))
+    monkeypatch.setattr(slurm, "time", clock)
+    site.says(sbatch={"before": f"sbatch: error: {reason}\n{POLICY}" if reason else POLICY})
+    with pytest.raises(JobError, match="Job violates accounting/QOS policy"):
+        dataclasses.replace(cluster, patience_seconds=600).submit(job)
+    assert seconds - 30 <= now[0] <= seconds
+
+
 def test_a_partition_that_is_not_there_is_refused_with_those_that_are(site, cluster, job):
     site.says(sbatch={"before": "sbatch: error: invalid partition specified: nowhere"})
     with pytest.raises(JobError, match=r"invalid partition specified: nowhere\n.*\n  partitions there: gpu main"):
@@ -192,7 +229,7 @@ def test_a_machine_without_slurm(site, cluster, job, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for name in ("sbatch", "squeue"):
         (site.folder / "bin" / name).unlink()
-    monkeypatch.setattr(slurm, "_met", set())
+    monkeypatch.setattr(slurm, "MET", set())
     if not Path("/usr/bin/sbatch").exists():
         with pytest.raises(JobError, match="there is no sbatch on"):
             cluster.submit(job)
@@ -266,6 +303,26 @@ def test_a_login_node_that_is_away_is_no_answer(cluster, job, monkeypatch):
         dataclasses.replace(cluster, patience_seconds=0).submit(job)
 
 
+def test_a_name_server_that_is_away_for_a_while_is_waited_for(site, cluster, job, monkeypatch):
+    """As when a VPN is cut: the host answered before, so that it is no mistake in its name."""
+    (site.folder / "bin/ssh").write_text(
+        f"""#!/bin/bash
+        test -e {site.folder}/met || {{ touch {site.folder}/met; exec bash -s; }}
+        echo >> {site.folder}/tries
+        [ $(wc -l < {site.folder}/tries) -lt 3 ] || exec bash -s
+        echo 'ssh: Could not resolve hostname hpc: Name or service not known' >&2; exit 255
+        """
+    )
+    (site.folder / "bin/ssh").chmod(0o755)
+    away = dataclasses.replace(cluster, host="hpc", patience_seconds=60)
+    with pytest.raises(JobError, match=r"there is no job 9\.x"):
+        away.cancel("9.x")
+    assert away.submit(job).startswith("1.")
+    (site.folder / "tries").unlink()
+    with pytest.raises(JobError, match=r"hpc answered before.*\n.*Name or service not known"):
+        dataclasses.replace(away, patience_seconds=0).submit(job)
+
+
 def test_a_cancelled_job_is_cancelled_and_once_ended_stays_as_it_is(site, cluster, job):
     native_id = cluster.submit(job)
     cluster.cancel(native_id)
@@ -279,23 +336,23 @@ def test_a_cancelled_job_is_cancelled_and_once_ended_stays_as_it_is(site, cluste
 
 def test_an_attempt_is_put_aside_once(site, cluster, job):
     first = cluster.submit(job)
-    cluster.again(first)
+    put_aside(cluster, first)
     assert cluster.submit(job) == first  # it runs
     site.end(first, 3)
-    cluster.again(first)
-    cluster.again(first)
+    put_aside(cluster, first)
+    put_aside(cluster, first)
     assert cluster.poll([first])[first].why == "exit status 3"
     second = cluster.submit(job)
     assert second.startswith("2.")
     assert cluster.poll([second])[second].attempt == 2
-    cluster.again(first)
+    put_aside(cluster, first)
     assert cluster.submit(job) == second
 
 
 def test_a_program_that_is_continued_stays_in_its_attempt(site, cluster, job):
     first = cluster.submit(job)
     site.end(first, 99, warned=True)
-    cluster.again(first)
+    put_aside(cluster, first)
     second = cluster.submit(job)
     assert second != first
     assert cluster.poll([second])[second].attempt == 1
@@ -312,7 +369,7 @@ def test_a_long_array_is_several_and_only_what_failed_runs_again(site, cluster, 
     site.forget()
     status = cluster.poll([first])[first]
     assert (status.state, status.why) == (JobState.FAILED, "4 of 25 items failed, the first is item 3: exit status 1")
-    cluster.again(first)
+    put_aside(cluster, first)
     second = dataclasses.replace(cluster, at_once=2).submit(job)
     calls = site.calls("sbatch")[3:]
     assert [next(word for word in call.split() if word.startswith("--array")) for call in calls] == [
@@ -321,6 +378,101 @@ def test_a_long_array_is_several_and_only_what_failed_runs_again(site, cluster, 
     for item in (3, 4, 7, 22):
         site.end(second, 0, item)
     assert state(cluster, second) is JobState.DONE
+
+
+def test_the_cause_of_every_item_is_told_however_many_failed(site, cluster, job):
+    native_id = cluster.submit(dataclasses.replace(job, items=25))
+    for item in range(25):
+        site.end(native_id, 74, item, why="s3://away/a cannot be copied to a", ended=time.time())
+    site.forget()
+    status = cluster.poll([native_id])[native_id]
+    assert (status.state, status.passing) == (JobState.FAILED, True)
+    assert "25 of 25 items failed, the first is item 0: exit status 74, s3://away/a cannot be copied" in status.why
+    assert "its last words" not in "".join(cluster._asked("poll", {"ids": native_id}))
+
+
+def test_every_item_has_its_time_to_end(site, cluster, job):
+    native_id = cluster.submit(dataclasses.replace(job, items=25))
+    for item in range(25):
+        site.end(native_id, 1, item, ended=time.time())
+    site.runs(native_id, dict.fromkeys(range(25), "RUNNING"))
+    assert cluster.poll([native_id])[native_id] == Status(JobState.RUNNING, "ending")
+
+
+def test_what_slurm_says_of_a_long_array_is_said_of_the_right_item(site, cluster, job):
+    native_id = cluster.submit(dataclasses.replace(job, items=115))
+    for item in set(range(115)) - {25}:
+        site.end(native_id, 0, item)
+    site.runs(native_id, {25: "TIMEOUT", 100: "COMPLETED"})
+    assert cluster.poll([native_id])[native_id].why == (
+        "1 of 115 items failed, the first is item 25: TIMEOUT: it was ended at its time limit"
+    )
+
+
+def test_a_sacct_that_cannot_be_asked_is_no_answer(site, cluster, job):
+    native_id = cluster.submit(job)
+    site.forget()
+    site.says(sacct={"before": "sacct: error: Problem talking to the database: Connection refused"})
+    cluster.poll([native_id])
+    (site.record(native_id) / "over").write_text("1000\n")
+    status = cluster.poll([native_id])[native_id]
+    assert (status.state, status.why) == (
+        JobState.UNKNOWN, "sacct: error: Problem talking to the database: Connection refused"
+    )  # fmt: skip
+    site.says(sacct={"answer": f"1|OUT_OF_MEMORY|{site.name(native_id)}|None"})
+    assert "OUT_OF_MEMORY" in cluster.poll([native_id])[native_id].why
+
+
+def test_a_cluster_without_sacct_has_no_accounting(site, cluster, job, monkeypatch):
+    native_id = cluster.submit(job)
+    site.forget()
+    (site.folder / "bin/sacct").write_text("#!/bin/bash\necho 'bash: sacct: command not found' >&2; exit 127\n")
+    cluster.poll([native_id])
+    (site.record(native_id) / "over").write_text("1000\n")
+    assert cluster.poll([native_id])[native_id].why.startswith("lost: ")
+
+
+def test_items_that_are_all_continued_stay_in_their_attempt(site, cluster, job):
+    job = dataclasses.replace(job, items=3)
+    first = cluster.submit(job)
+    site.end(first, 0, 0)
+    for item in (1, 2):
+        site.end(first, 99, item, warned=True)
+    status = cluster.poll([first])[first]
+    assert (status.passing, status.continues) == (True, True)
+    cluster.again(first, status)
+    second = cluster.submit(job)
+    assert second != first
+    assert cluster.poll([second])[second].attempt == 1
+
+
+def test_an_item_that_failed_among_those_that_are_continued_is_an_attempt(site, cluster, job):
+    job = dataclasses.replace(job, items=2)
+    first = cluster.submit(job)
+    site.end(first, 99, 0, warned=True)
+    site.runs(first, {1: "NODE_FAIL"})
+    status = cluster.poll([first])[first]
+    assert (status.passing, status.continues) == (True, False)
+    cluster.again(first, status)
+    second = cluster.submit(job)
+    assert cluster.poll([second])[second].attempt == 2
+
+
+def test_putting_aside_asks_slurm_nothing(site, cluster, job):
+    jobs = [dataclasses.replace(job, key=str(n), folder=f"{job.folder}{n}") for n in range(24)]
+    ids = [cluster.submit(job) for job in jobs]
+    for native_id in ids:
+        site.end(native_id, 3)
+    found = cluster.poll(ids)
+    for native_id, status in found.items():
+        cluster.again(native_id, status)
+    assert len(site.calls("squeue")) == 1
+    assert not set(ids) & {cluster.submit(job) for job in jobs}
+
+
+def test_clusters_that_differ_in_what_jobs_get_are_watched_together():
+    assert Slurm(host="hpc", tasks=4).queue == Slurm(host="hpc", time_minutes=3).queue
+    assert len({Slurm().queue, Slurm(host="hpc").queue, Slurm(host="hpc", scratch="/fsx").queue}) == 3
 
 
 def test_jobs_are_listed_and_their_logs_followed(site, cluster, job):

@@ -1,5 +1,7 @@
 """The text of batch scripts, held against files. After a change that is meant: GOLDEN=write pytest on this file."""
 
+import hashlib
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -50,6 +52,60 @@ def test_bash_understands_it(name):
 @pytest.mark.parametrize("name", ["common", "submit", "poll", "cancel", "again", "jobs", "log", "job"])
 def test_bash_understands_what_is_shipped(name):
     assert subprocess.run(["bash", "-n"], input=shipped(name), text=True, capture_output=True).stderr == ""
+
+
+# --- the wrapper, run by Bash as Slurm would run it --------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the wrapper of a job, of one item if one is named; gives its exit record's lines."""
+
+    def wrapper(cluster, job, item=None):
+        record = tmp_path / "scratch/jobs/key/1"
+        record.mkdir(parents=True, exist_ok=True)
+        (record / "attempt").write_text("1\n")
+        Path(job.folder).mkdir(exist_ok=True)
+        (record / "script.sh").write_text(batch(cluster, job))
+        given = {"SLURM_JOB_ID": "7", **({} if item is None else {"SLURM_ARRAY_TASK_ID": str(item)})}
+        command = ["bash", str(record / "script.sh"), str(record), "0", "0"]
+        subprocess.run(command, env={"PATH": os.environ["PATH"], **given}, cwd=tmp_path, check=False)
+        tag = "" if item is None else f".{item}"
+        return next(record.glob(f"exit{tag}=*")).read_text().splitlines()
+
+    return wrapper
+
+
+def noted(lines):
+    return {file["name"]: (file["bytes"], file["sha256"]) for file in json.loads("".join(lines))["results"]}
+
+
+def hashed(data):
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def test_the_record_of_a_job_that_ended_well_has_its_results(run, tmp_path):
+    script = "printf abc > result.1; : > 'result. \"q\" b\\s'; mkdir sub; echo x > sub/y; touch scrap"
+    lines = run(Slurm(), Job("k", ("sh", "-c", script), str(tmp_path / "job"), results=("result.*", "sub", "none.*")))
+    assert noted(lines) == {
+        "result.1": hashed(b"abc"), 'result. "q" b\\s': hashed(b""), "sub/y": hashed(b"x\n")
+    }  # fmt: skip
+    assert (tmp_path / "job/exit").read_text().splitlines() == lines
+
+
+def test_a_poll_can_do_with_the_first_line_of_a_record(run, tmp_path):
+    lines = run(Slurm(), Job("k", ("sh", "-c", "touch r; echo no >&2; exit 3"), str(tmp_path / "job"), results=("r",)))
+    assert len(lines) == 2
+    assert json.loads(lines[0].rstrip(",") + "}")["code"] == 3
+    record = json.loads("".join(lines))
+    assert (record["tail"], "results" in record) == ("no\n", False)
+
+
+def test_items_in_one_folder_note_what_names_them_alone(run, tmp_path):
+    script = "echo $PENSTOCK_ITEM > r.$PENSTOCK_ITEM; touch shared"
+    job = Job("k", ("sh", "-c", script), str(tmp_path / "job"), items=12, results=("r.{item}", "sh*"))
+    for item in (1, 11):
+        assert noted(run(Slurm(), job, item)) == {f"r.{item}": hashed(f"{item}\n".encode())}
 
 
 def test_words_reach_the_program_as_they_are():

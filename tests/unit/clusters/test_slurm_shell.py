@@ -60,6 +60,7 @@ def test_the_local_shell_has_no_secrets(monkeypatch):
 @pytest.fixture
 def ssh(tmp_path, monkeypatch):
     """Put a program in ssh's place; gives what makes it."""
+    monkeypatch.setattr(shell, "MET", set())
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
     def make(script):
@@ -125,6 +126,15 @@ def test_what_may_pass_is_no_refusal(ssh, said):
     with pytest.raises(Unreachable, match="hpc gave no whole answer") as caught:
         ssh(f"cat > /dev/null; echo '{said}' >&2; exit 255").run("echo", 10)
     assert said in str(caught.value)
+
+
+def test_a_host_that_answered_before_has_a_name_still(ssh, tmp_path):
+    said = "ssh: Could not resolve hostname hpc: Name or service not known"
+    reached = ssh(f"test -e {tmp_path}/down || exec bash -s; cat > /dev/null; echo '{said}' >&2; exit 255")
+    assert reached.run("echo one", 10) == "one\n"
+    (tmp_path / "down").touch()
+    with pytest.raises(Unreachable, match=f"hpc answered before, and now: .*\\n  ssh said: {said}"):
+        reached.run("echo two", 10)
 
 
 def test_a_connection_that_breaks_in_the_middle(ssh):

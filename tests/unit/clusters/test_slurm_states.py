@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.clusters.slurm.states import STATES, Facts, meaning, read, refusal, standing
+from penstock.clusters.slurm.states import STATES, Facts, doubtful, meaning, read, refusal, standing
 from penstock.core.nouns import JobState, Status
 
 PENDING, RUNNING, DONE, FAILED, CANCELLED, UNKNOWN = (
@@ -20,12 +20,16 @@ CD COMPLETED DONE -
 CF CONFIGURING PENDING -
 CG COMPLETING RUNNING -
 DL DEADLINE FAILED -
+EX EXPEDITING PENDING -
 F FAILED FAILED -
+LF LAUNCH_FAILED FAILED passing
 NF NODE_FAIL FAILED passing
 OOM OUT_OF_MEMORY FAILED -
 PD PENDING PENDING -
+PN POWER_UP_NODE PENDING -
 PR PREEMPTED FAILED passing
 R RUNNING RUNNING -
+RC RECONFIG_FAIL FAILED passing
 RD RESV_DEL_HOLD PENDING -
 RF REQUEUE_FED PENDING -
 RH REQUEUE_HOLD PENDING -
@@ -38,6 +42,7 @@ SO STAGE_OUT RUNNING -
 ST STOPPED RUNNING -
 S SUSPENDED RUNNING -
 TO TIMEOUT FAILED -
+UD UPDATE_DB RUNNING -
 """
 
 
@@ -47,6 +52,12 @@ def test_every_state_of_the_manual(line):
     for text in (code, name, f"{name} by 0", f"{name}+", f" {name} ", name.lower()):
         assert meaning(text).state is JobState[state]
         assert meaning(text).passing is (passing == "passing")
+
+
+def test_the_table_has_every_state():
+    rows = [line.split() for line in TABLE.strip().splitlines()]
+    assert {name: code for code, name, *_ in rows} == {name: code for name, (code, _) in STATES.items()}
+    assert len(rows) == len(STATES) == 29
 
 
 def test_no_state_has_two_codes():
@@ -118,6 +129,11 @@ def test_a_job_that_vanished_is_unknown_and_then_lost_and_never_done():
     assert standing(Facts(over_seconds=1, cancelled=True)).state is CANCELLED
 
 
+def test_a_sacct_that_cannot_be_asked_is_no_answer():
+    assert standing(Facts(over_seconds=500, accounting="dbd is down")) == Status(UNKNOWN, "dbd is down")
+    assert standing(Facts(over_seconds=500, accounting="dbd is down", cancelled=True)).state is CANCELLED
+
+
 def test_a_squeue_that_cannot_be_asked_is_no_answer():
     assert standing(Facts(trouble="down")) == Status(UNKNOWN, "down")
     assert standing(Facts(trouble="down", cancelled=True)).state is UNKNOWN
@@ -148,6 +164,23 @@ def test_a_job_ended_from_outside():
     assert (limit.why, limit.passing) == ("exit status -15, ended at its time limit of 9 min", False)
 
 
+def test_a_job_ended_from_outside_while_slurm_cannot_be_asked_why():
+    assert recorded(-15, terminated=True, trouble="down", ended=995).state is RUNNING
+    assert recorded(-15, terminated=True, trouble="down") == Status(UNKNOWN, "down")
+    assert recorded(-15, terminated=True, accounting="dbd is down") == Status(UNKNOWN, "dbd is down")
+    assert recorded(-15, terminated=True, accounting="dbd is down", slurm=("PREEMPTED", "None")).passing
+    assert recorded(-15, terminated=True, trouble="down", cancelled=True).state is CANCELLED
+    limit = recorded(-15, terminated=True, trouble="down", why="ended at its time limit of 9 min")
+    assert (limit.state, limit.passing) == (FAILED, False)
+    assert recorded(7, trouble="down", accounting="dbd is down") == Status(FAILED, "exit status 7")
+
+
+def test_a_job_ended_from_outside_whose_node_takes_its_time_to_clean_up():
+    assert recorded(-15, terminated=True, slurm=("COMPLETING", "None"), ended=940) == Status(RUNNING, "ending")
+    late = recorded(-15, terminated=True, slurm=("COMPLETING", "None"), ended=800)
+    assert (late.state, late.passing) == (FAILED, False)
+
+
 def test_a_job_that_the_controller_lost_in_a_crash_runs_again():
     status = recorded(-15, terminated=True, ended=990)
     assert status.passing
@@ -155,7 +188,8 @@ def test_a_job_that_the_controller_lost_in_a_crash_runs_again():
 
 
 def test_a_program_that_was_warned_may_be_continued():
-    assert recorded(99, warned=True) == Status(FAILED, "exit status 99: it wants to be continued", True)
+    status = Status(FAILED, "exit status 99: it wants to be continued", True, continues=True)
+    assert recorded(99, warned=True) == status
     assert recorded(99) == Status(FAILED, "exit status 99")
 
 
@@ -186,6 +220,18 @@ def test_items_run_again_where_all_their_causes_pass():
     assert standing(Facts(items=2, slurm=lost, over_seconds=0)).passing
     assert not standing(Facts(items=3, slurm=lost, bad={2: {"code": 1, "ended": 0}}, over_seconds=0)).passing
     assert standing(Facts(items=3, good={2}, slurm=lost, over_seconds=0)).passing
+
+
+def test_items_are_continued_where_all_that_are_left_ask_for_it():
+    asking = {item: {"code": 99, "ended": 0, "warned": True} for item in (1, 2)}
+    assert standing(Facts(items=3, good={0}, bad=asking)) == Status(
+        FAILED,
+        "2 of 3 items failed, the first is item 1: exit status 99: it wants to be continued",
+        True,
+        continues=True,
+    )
+    mixed = standing(Facts(items=3, bad=asking, slurm={0: ("NODE_FAIL", "None")}, over_seconds=0))
+    assert (mixed.passing, mixed.continues) == (True, False)
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -234,6 +280,15 @@ def test_a_squeue_that_failed_is_everybodys_trouble_whose_end_is_not_known():
     assert facts["2"].trouble == "Unable to contact slurm controller"
 
 
+@pytest.mark.parametrize("said", ["Slurm accounting storage is disabled", "bash: line 9: sacct: command not found"])
+def test_where_there_is_no_accounting_sacct_has_answered(said):
+    lines = ["job|1|1|1|0", "part|1|7|0", "job|2|1|1|0", "part|2|8|0", "squeue|0"]
+    assert read([*lines, f"sacct|1|7|{said}"])["1"].accounting == ""
+    facts = read([*lines, "sacct|1|7,9|sacct: error: Problem talking to the database"])
+    assert facts["1"].accounting == "sacct: error: Problem talking to the database"
+    assert facts["2"].accounting == ""
+
+
 @given(st.text(), st.integers(-64, 255))
 def test_a_damaged_record_still_has_its_exit_status(text, code):
     line = f"bad|1|={code}|" + text.replace("\n", " ")
@@ -248,6 +303,12 @@ def test_records_come_back_as_they_were_told(codes):
 
 # --- what sbatch says ------------------------------------------------------------------------------------
 
+# As sites show it: the line before it says which of these it is, except of old.
+POLICY = (
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+    "and/or time limits)"
+)
+
 
 @pytest.mark.parametrize(
     "text",
@@ -258,6 +319,8 @@ def test_records_come_back_as_they_were_told(codes):
         "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
         "sbatch: error: Invalid generic resource (gres) specification",
         "sbatch: error: Batch job submission failed: Job dependency problem",
+        f"sbatch: error: QOSMinGRES {POLICY}",
+        f"sbatch: error: AssocMaxWallDurationPerJobLimit {POLICY}",
     ],
 )
 def test_a_refusal_is_final(text):
@@ -273,8 +336,11 @@ def test_a_refusal_is_final(text):
         "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
         "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
         "sbatch: error: QOSMaxSubmitJobPerUserLimit",
+        f"sbatch: error: AssocMaxSubmitJobLimit {POLICY}",
+        POLICY,
         "sbatch: error: If munged is up, restart with --num-threads=10 sbatch: error: Munge encode failed",
     ],
 )
 def test_trouble_that_may_pass_is_no_refusal(text):
     assert not refusal(text)
+    assert doubtful(text) is (text == POLICY)

@@ -49,6 +49,24 @@ def test_each_cluster_has_its_own_watcher_and_equal_ones_share_it():
     assert len(watch._watchers) == 2
 
 
+@dataclass(frozen=True)
+class Sized(Timed):
+    tasks: int = 1
+
+    @property
+    def queue(self):
+        return self.name
+
+
+def test_clusters_of_one_queue_share_a_watcher_whatever_they_ask_for():
+    ids = [str(time.monotonic() + 0.3 + number / 100) for number in range(8)]
+    clusters = [Sized("a", number + 1) for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(watch.wait, clusters, ids))
+    assert len(watch._watchers) == 1
+    assert max(len(asked) for _, asked in Timed.calls) > 4
+
+
 def test_jobs_that_have_ended_are_not_asked_for_again():
     early, late = str(time.monotonic() + 0.1), str(time.monotonic() + 0.5)
     with ThreadPoolExecutor(2) as threads:

@@ -15,8 +15,8 @@ from penstock.core import plan
 from penstock.core.batch import tensor_type
 from penstock.core.dataset import promised
 from penstock.core.nouns import Licence, Pipeline, Place, Step, Unit
-from penstock.core.plan import Resources, admit, check, estimate, licences, operators, schemas
-from penstock.errors import PlanError, RowErrors, SchemaError, StorageError
+from penstock.core.plan import Resources, admit, check, estimate, licences, operators, schemas, weighed
+from penstock.errors import PlanError, RowErrors, SchemaError, StorageError, WeightsError
 from penstock.sinks.hdf5 import Hdf5
 from penstock.sinks.parquet import Parquet
 from penstock.testing.parts import Numbers
@@ -198,6 +198,105 @@ def test_gpus_and_memory_count_as_well(place, what, wanted):
 
 def test_thirds_of_a_gpu_fit_three_times():
     assert "= 0.3 of 0.3" in admit(line(Place("actor", (3, 3), gpus=0.1)), replace(MACHINE, gpus=0.3))
+
+
+def encoded(place, weights=5000, source=None, stage=None, **more):
+    stage = stage or Vectors(weights=weights)
+    return Pipeline("line", source or Lines(), Parquet("/tmp/never-written"), (Step(stage, place),), TASK, **more)
+
+
+def test_where_no_place_says_memory_the_weights_of_the_fewest_workers_count():
+    small = replace(MACHINE, memory_bytes=14_999)
+    with pytest.raises(PlanError) as caught:
+        admit(encoded(Place("actor", (3, 4))), small)
+    assert str(caught.value) == (
+        "line would never finish: its pools and the largest task beside them need more than there is.\n"
+        "  memory_bytes: weights of vectors 3 x 5,000 = 15,000 of 14,999 (this machine)\n"
+        "  lower replicas, choose smaller weights, or give the runner more memory"
+    )
+    line = "memory_bytes: weights of vectors 2 x 5,000 = 10,000 of 14,999 (this machine)"
+    assert admit(encoded(Place("actor", (2, 4))), small).endswith(line)
+
+
+def test_what_a_place_says_of_memory_goes_before_the_weights():
+    place = Place("actor", (2, 2), memory_bytes=7000)
+    assert "memory_bytes: vectors 2 x 7,000 = 14,000 of" in admit(encoded(place), MACHINE)
+
+
+def test_weights_count_beside_what_other_places_say():
+    steps = (Step(Plain(), Place("task", memory_bytes=300)), Step(Vectors(), ACTOR))
+    found = admit(Pipeline("line", Lines(), Parquet("x"), steps), MACHINE)
+    assert "memory_bytes: weights of vectors 1 x 5,000 + read+plain 300 = 5,300 of" in found
+
+
+@dataclass(frozen=True)
+class Narrow(Vectors):
+    compute: str = "int8"
+
+
+@dataclass(frozen=True)
+class Lost(Vectors):
+    def weights_bytes(self):
+        raise WeightsError("tiny-model is not here")
+
+
+@pytest.mark.parametrize(
+    ("place", "stage", "known"),
+    [
+        (Place("actor", gpus=0.5), Vectors(), 0),  # they lie on the GPU
+        (ACTOR, Vectors(weights=plan._SHARED_BYTES + 1), 0),  # they lie in the file's pages, once for all workers
+        (ACTOR, Lost(), 0),  # the plan says so where it looks for licences
+        (ACTOR, Narrow(), 1250),
+    ],
+    ids=["on a GPU", "shared", "missing", "narrow"],
+)
+def test_weights_that_are_not_a_workers_own_refuse_nothing(place, stage, known):
+    assert weighed(encoded(place, stage=stage))[-1].place.memory_bytes == known
+
+
+def test_in_one_process_the_weights_are_there_once():
+    process = Resources(float("inf"), float("inf"), 5000, "this process")
+    assert "weights of vectors 1 x 5,000 = 5,000 of 5,000" in admit(encoded(Place("actor", (4, 8))), process)
+
+
+@pytest.mark.parametrize(
+    ("place", "who", "remedy"),
+    [
+        (
+            ACTOR,
+            "weights of vectors 1 x 5,000",
+            "lower replicas, choose smaller weights, or give the runner more memory",
+        ),
+        (
+            Place("actor", memory_bytes=6000),
+            "vectors 1 x 6,000",
+            "lower replicas or memory_bytes of a place, or give the runner more",
+        ),
+    ],
+    ids=["weights", "said"],
+)
+def test_a_worker_that_no_node_has_room_for_is_refused(place, who, remedy):
+    nodes = replace(MACHINE, node_memory_bytes=4000, what="16 nodes")
+    with pytest.raises(PlanError) as caught:
+        admit(encoded(place), nodes)
+    assert str(caught.value) == (
+        "line would never finish: no node has room for one worker.\n"
+        f"  memory_bytes: {who} of 4,000 on the largest node (16 nodes)\n  {remedy}"
+    )
+
+
+def test_pools_that_may_outgrow_the_memory_are_warned_of(tmp_path):
+    """A unit of 10 rows takes 1,000 bytes and then 4,000; eight cores let in four workers with two of them each."""
+    pipeline = encoded(Place("actor", (1, 16), cpus=2), source=Lines(count=1))
+    pipeline = replace(pipeline, read=Place(), sink=Parquet(str(tmp_path)))
+    (warning,) = check(pipeline, replace(MACHINE, memory_bytes=30_000)).warnings
+    batch = estimate(pipeline, schemas(pipeline)).batch_bytes
+    assert batch == pytest.approx(5000, abs=10)
+    assert warning == (
+        f"memory may run out when all workers are there: read+vectors 4 x (5,000 + {batch:,} of units) = "
+        f"{4 * (5000 + batch):,} of 30,000 bytes (this machine); lower the most of replicas, concurrency or unit_bytes"
+    )
+    assert check(pipeline, replace(MACHINE, memory_bytes=50_000)).warnings == ()
 
 
 def test_a_machine_without_limits_takes_anything():

@@ -1,8 +1,11 @@
 """Packed encoders against the modules of transformers, one row at a time, on small models with random weights."""
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import PlanError, WeightsError
-from penstock.models import engine, packed
+from penstock.models import engine, packed, transformer
+from penstock.models.engine import Engine
 from penstock.models.packed import FAMILIES, batches, loaded, unknown
 
 SIZES = {
@@ -147,6 +151,55 @@ def mapped_at(address):
     return "nothing"
 
 
+HOLDS_A_MODEL = """
+import re, sys
+import numpy as np
+from pathlib import Path
+from penstock.models import packed
+
+packed._PRIVATE_BYTES = int(sys.argv[2])
+network = packed.loaded(sys.argv[1])
+network.states(np.arange(2, 34), np.array([20, 12])).sum().item()
+print("ready", flush=True)
+input()  # all of them hold the weights
+whole = Path("/proc/self/smaps").read_text()
+entries = re.findall(r"model\\.safetensors\\n.*?Rss: +(\\d+) kB\\nPss: +(\\d+) kB", whole, re.DOTALL)
+rollup = Path("/proc/self/smaps_rollup").read_text()
+[private] = re.findall(r"Private_Dirty: +(\\d+) kB", rollup)
+print(sum(int(rss) for rss, _ in entries), sum(int(pss) for _, pss in entries), private, flush=True)
+input()  # until the others have looked
+"""
+
+
+def kilobytes_held(folder, private_bytes, processes):
+    """Of each process that holds the model: resident and proportional size of its file, and memory of its own."""
+    call = [sys.executable, "-c", HOLDS_A_MODEL, str(folder), str(private_bytes)]
+    running = [subprocess.Popen(call, stdin=PIPE, stdout=PIPE, text=True) for _ in range(processes)]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    found = []
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        found.append([int(number) for number in process.stdout.readline().split()])
+    for process in running:
+        process.communicate("\n")
+    return found
+
+
+def test_processes_share_large_weights(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 4}
+    BertModel(BertConfig(**SIZES | sizes), add_pooling_layer=False).save_pretrained(tmp_path)
+    file = (tmp_path / "model.safetensors").stat().st_size / 1024
+    shared, [packed_alone] = kilobytes_held(tmp_path, 0, 2), kilobytes_held(tmp_path, 1 << 30, 1)
+    for resident, proportional, private in shared:
+        assert resident > 0.9 * file
+        assert proportional < 0.6 * file
+        assert packed_alone[2] - private > 0.7 * file  # nor did oneDNN keep a copy of its own
+
+
 def test_without_onednn_the_states_are_the_same(models, monkeypatch):
     folder, _ = models("roberta")
     expected = ours(loaded(folder), ROWS)
@@ -250,6 +303,36 @@ def test_whole_numbers_are_refused_where_they_cannot_be(models, tmp_path):
         pass
     with pytest.raises(PlanError, match="engine reference"), engine.opened(models("bert")[0], "reference", "int8"):
         pass
+
+
+def test_a_trial_runs_full_batches_of_each_engine_in_all_lanes():
+    seen = {"packed": [], "reference": []}
+
+    def states(name):
+        def record(ids, lengths):
+            seen[name].append((lengths.sum(), lengths.max() * len(lengths), torch.get_num_threads()))
+            return torch.zeros(len(ids), 1)
+
+        return record
+
+    ours = Engine("packed", states("packed"), packed.batches, 512)
+    theirs = Engine("reference", states("reference"), transformer.batches, 4096)
+    with engine.lanes(2) as each:
+        found = engine._faster(ours, theirs, engine._Trial(40, 256, 2), each)
+    assert found.told.startswith(f"{found.name} of packed ")
+    for name, size, padded in (("packed", 512, 0), ("reference", 4096, 1)):
+        warm, tried = seen[name][:2], seen[name][2:]
+        assert [one[0] for one in warm] == [32, 32]
+        assert len(tried) == 2 * engine._TRIES
+        assert all(0.5 * size < one[padded] <= size and one[2] == 1 for one in tried)
+
+
+def test_a_long_trial_is_not_repeated(monkeypatch):
+    monkeypatch.setattr(engine, "_ENOUGH_SECONDS", 0.0)
+    calls = []
+    states = lambda ids, lengths: calls.append(len(ids)) or torch.zeros(1)  # noqa: E731
+    engine._Trial(40, 256, 1).rate(Engine("packed", states, packed.batches, 512), engine._in_turn)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -1,6 +1,9 @@
 import json
+from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.errors import WeightsError
 from penstock.models import tokenizer
@@ -64,3 +67,71 @@ def test_longest_is_what_the_files_say(tmp_path, files, longest):
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     assert tokenizer.longest_of(str(tmp_path)) == longest
+
+
+# --- vocabularies of ESM's kind --------------------------------------------------------------------------
+
+ESM_2 = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+DNA = ["<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", *map("".join, product("ATCG", repeat=6)), *"ATCGN"]
+
+
+def esm_folder(folder, tokens, **more):
+    """As transformers saves such a tokenizer; gives the folder back."""
+    from transformers import EsmTokenizer
+
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(tokens))
+    EsmTokenizer(str(folder / "vocab.txt"), **more).save_pretrained(folder)
+    assert not (folder / "tokenizer.json").exists()
+    (folder / "config.json").write_text('{"model_type": "esm"}')
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def esm(tmp_path_factory):
+    """Ours and theirs by the name of the vocabulary."""
+    from transformers import AutoTokenizer
+
+    def both(tokens, **more):
+        folder = esm_folder(tmp_path_factory.mktemp("esm"), tokens, **more)
+        return tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+
+    without_letters = [token for token in DNA if len(token) > 1]
+    return {
+        "ESM-2": both(ESM_2),
+        "DNA": both(DNA, eos_token=None),
+        "DNA with an end": both(DNA),
+        "six-mers alone": both(without_letters, eos_token=None),
+        "of two lengths": both([*without_letters, "AC", "GTA", "TAC", "A"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["ESM-2", "DNA", "DNA with an end", "six-mers alone", "of two lengths"])
+@given(st.text("ACGT", max_size=40) | st.text("ACGTNJ acgt\n", max_size=40) | st.text("LAGVSERX.-JB<", max_size=20))
+@settings(deadline=None, max_examples=60)
+def test_ids_are_those_of_the_esm_tokenizer(esm, name, text):
+    ours, theirs = esm[name]
+    assert ours.encode(text).ids == theirs(text)["input_ids"]
+
+
+def test_six_mers_run_on_over_unknown_bases_and_odd_ends(esm):
+    ours, _ = esm["DNA"]
+    assert ours.encode("ATTACGGNATTACGGAC").tokens == [
+        *["<cls>", "ATTACG", "G", "N", "ATTACG", "G", "A", "C"],
+    ]
+    assert tokenizer.frame_of(ours) == [DNA.index("<cls>")]
+
+
+def test_special_tokens_of_esm_are_those_of_its_config(tmp_path):
+    folder = esm_folder(tmp_path, DNA, eos_token=None)
+    one = tokenizer.tokenizer_hashes(folder)
+    assert [side.tolist() for side in tokenizer.sides_of(folder)] == [[3], []]
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<eos>"}}')
+    assert [side.tolist() for side in tokenizer.sides_of(folder)] == [[3], [4]]
+    assert tokenizer.tokenizer_hashes(folder) != one
+
+
+def test_special_tokens_of_esm_must_be_in_the_vocabulary(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(token for token in DNA if token != "<eos>"))
+    with pytest.raises(WeightsError, match="the vocabulary has none of the tokens <eos>; one of them was needed"):
+        tokenizer.load(str(tmp_path))

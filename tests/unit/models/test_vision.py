@@ -113,3 +113,15 @@ def test_pixels_are_normalised_by_the_recipe(tiny):
     with torch.inference_mode():
         expected = network.features(((x - mean) / std).float()).mean((2, 3)).numpy()
     np.testing.assert_allclose(given(tiny), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_sixteen_bits_are_near_and_the_cpu_computes_in_32(tiny):
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    found = {}
+    for compute in ("auto", "float32", "bfloat16"):
+        with vision.opened(str(tiny), "pooled", "cpu", 0, compute) as live:
+            found[compute] = live(pixels)
+    assert (found["auto"] == found["float32"]).all()
+    assert found["bfloat16"].dtype == found["float32"].dtype
+    assert not (found["bfloat16"] == found["float32"]).all()
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], atol=0.03 * float(found["float32"].abs().max()))

@@ -9,6 +9,7 @@ from penstock.cli import app
 from penstock.core.nouns import Record, Unit
 from penstock.errors import SchemaError
 from penstock.formats.video import jpeg
+from penstock.report import build as report
 from penstock.report.gallery import build
 from penstock.sinks.parquet import Parquet
 
@@ -96,3 +97,17 @@ def test_the_command_says_where_the_page_is(curated, tmp_path):
     assert done.exit_code == 0, done.output
     assert "<title>Mine</title>" in page.read_text()
     assert "gallery: file://" in done.output.replace("\n", "")
+
+
+def test_a_report_has_the_clips_of_its_last_dataset_with_pictures(curated, tmp_path):
+    page = report(curated, tmp_path / "report.html").read_text()
+    inside = page.split('<section id="gallery">')[1].split('<section id="runs">')[0]
+    kept, duplicates = inside.split("<h3>Kept</h3>")[1], inside.split("<h3>Near-duplicates, side by side</h3>")[1]
+    assert shown(kept.split("<h3>")[0]) == ["0", "4", "5"]
+    assert shown(duplicates.split("<h3>")[0]) == ["0", "2", "1"]
+    assert '<a href="#gallery">Clips</a>' in page
+
+
+def test_a_report_without_pictures_has_no_clips(tmp_path):
+    uri = published(tmp_path / "plain", id=["a"], preview=["no picture"])
+    assert 'id="gallery"' not in report(uri, tmp_path / "report.html").read_text()

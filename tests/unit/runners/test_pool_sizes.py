@@ -1,11 +1,14 @@
 """When pools grow and shrink; no Ray is needed for that."""
 
+import warnings
+
 import pytest
 
 from penstock.core.nouns import Part, Pipeline, Place, Record, Step, Trace
-from penstock.core.plan import Resources
+from penstock.core.plan import Resources, operators
 from penstock.core.simulation import Station
 from penstock.core.work import Failure
+from penstock.runners import ray as runner
 from penstock.runners.balance import Balance, changes
 from penstock.sinks.parquet import Parquet
 from penstock.testing.parts import Journal, Numbers, Squares
@@ -84,12 +87,21 @@ def test_sizes_are_asked_for_when_enough_units_were_measured(balance):
     assert (first.asked, second.asked) == ([1], [5])
 
 
-def test_a_pool_that_has_finished_ends_it(balance):
+def test_a_pool_that_has_finished_makes_room_and_is_left_alone(balance):
+    """Ray Data keeps it, without workers and full of nothing."""
+    for _ in range(8):
+        balance.hear(done(0.05, 5.0, 0.3, 0.0))
+    first, last = Pool(0), Pool(1)
+    balance.on_execution_step(Executor(first, last))
+    assert (first.asked, last.asked) == ([], [7]), "all eight slots, whatever the first one has cost"
+
+
+def test_when_all_pools_have_finished_nothing_is_asked_for(balance):
     for _ in range(8):
         balance.hear(done(0.05, 0.05, 0.3, 0.0))
-    last = Pool(1)
-    balance.on_execution_step(Executor(last))
-    assert last.asked == []
+    pools = Pool(0), Pool(0)
+    balance.on_execution_step(Executor(*pools))
+    assert [pool.asked for pool in pools] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -104,3 +116,30 @@ def test_a_pool_that_has_finished_ends_it(balance):
 )
 def test_one_pool_alone_is_left_to_ray_data(places, needed):
     assert Balance(line(*places), lambda: Resources(1, 0, 0, "nothing")).needed is needed
+
+
+@pytest.mark.parametrize("gone", ["", "Executor._topology"])
+def test_a_ray_that_lacks_something_sizes_the_pools_itself_and_that_is_told(monkeypatch, balance, gone):
+    monkeypatch.setattr(runner, "lacking", lambda: gone)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert runner._steered(balance) is not bool(gone)
+    assert [str(each.message) for each in caught] == [
+        "line: Ray Data sizes each pool by its own queue, and not all of them together, since this version of Ray has "
+        "no Executor._topology; use ray>=2.60,<2.64, or say replicas that suit the stages' speeds"
+    ] * bool(gone)
+
+
+def test_one_pool_needs_nothing_that_is_not_public(monkeypatch):
+    monkeypatch.setattr(runner, "lacking", lambda: pytest.fail("looked for in vain"))
+    assert not runner._steered(Balance(line(Place(), Place("actor", (1, 4))), lambda: Resources(1, 0, 0, "nothing")))
+
+
+def test_what_a_worker_weighs_is_looked_up_once(balance, monkeypatch):
+    looked = []
+    monkeypatch.setattr("penstock.runners.balance.weighed", lambda pipeline: looked.append(1) or operators(pipeline))
+    for _ in range(8):
+        balance.hear(done(0.05, 0.05, 0.3, 0.0))
+    for _ in range(3):
+        balance.on_execution_step(Executor(Pool(1), Pool(1)))
+    assert looked == [1]

@@ -73,7 +73,7 @@ class Here:
     def cancel(self, native_id):
         raise AssertionError("nobody cancels here")
 
-    def again(self, native_id):
+    def again(self, native_id, status):
         raise AssertionError("nothing fails here")
 
 

@@ -1,5 +1,6 @@
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ class Scripted:
     asked: int = 0
     jobs: list = field(default_factory=list)
     aside: int = 0
+    told: list = field(default_factory=list)
 
     def submit(self, job):
         self.jobs.append(job)
@@ -39,8 +41,9 @@ class Scripted:
     def cancel(self, native_id):
         raise AssertionError("nobody cancels here")
 
-    def again(self, native_id):
+    def again(self, native_id, status):
         self.aside += 1
+        self.told.append(status)
 
 
 @pytest.fixture
@@ -123,6 +126,22 @@ def test_a_failure_of_the_program_is_not_tried_again(tmp_path, pauses):
     assert len(cluster.jobs) == 1
 
 
+def continued(attempt=1):
+    return Status(JobState.FAILED, "exit status 99", passing=True, attempt=attempt, continues=True)
+
+
+def test_a_program_is_continued_as_often_as_it_asks_for_it_also_after_its_last_retry(tmp_path, pauses):
+    cluster = Scripted([lost(1), continued(2), continued(2), continued(2), JobState.DONE], retries=1)
+    run_job(cluster, job_in(tmp_path / "job"))
+    assert len(cluster.jobs) == 5
+    assert [status.continues for status in cluster.told] == [False, True, True, True]
+
+
+def test_a_program_is_not_continued_where_nothing_is_tried_again(tmp_path, pauses):
+    with pytest.raises(JobError, match="exit status 99"):
+        run_job(Scripted([continued()], retries=0), job_in(tmp_path / "job"))
+
+
 def test_a_cluster_that_is_silent_for_a_while_is_waited_for(tmp_path, pauses):
     states = [JobState.UNKNOWN] * 20 + [JobState.RUNNING] + [JobState.UNKNOWN] * 20 + [JobState.DONE]
     run_job(Scripted(states), job_in(tmp_path / "job"), patience_seconds=100)
@@ -188,6 +207,86 @@ def test_a_result_that_is_refused_is_kept_and_computed_anew(tmp_path):
         assert other != folder
     assert first.jobs[0].key != second.jobs[0].key
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def noting(folder, name, data, suffix=""):
+    """The exit record of a job that left *data* in *name*."""
+    found = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (Path(folder) / f"exit{suffix}").write_text(json.dumps({"code": 0, "results": [found]}))
+
+
+@dataclass
+class Noting(Scripted):
+    """A cluster whose job left, by its own record, `noted` in ``result``."""
+
+    noted: bytes = b""
+
+    def submit(self, job):
+        native_id = super().submit(job)
+        noting(job.folder, "result", self.noted or (Path(job.folder) / "result").read_bytes())
+        return native_id
+
+
+@pytest.fixture(params=["seen here", "elsewhere"])
+def looks(request, monkeypatch):
+    """The pauses between looks, where the job's folder is seen here and where its files must be fetched."""
+    made = []
+    monkeypatch.setattr(module, "_LOOKS_AGAIN_SECONDS", (0.01, 0.02))
+    if request.param == "elsewhere":
+        monkeypatch.setattr(module, "Posix", type("None", (), {}))
+    real = module.time.sleep
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: (made.append(seconds), real(0)))
+    return made
+
+
+def test_a_result_is_what_the_job_noted(tmp_path, looks):
+    cluster = Noting([JobState.DONE], folder=str(tmp_path / "work"))
+    with computed(WORK, cluster) as folder:
+        assert (folder / "result").read_text() == f"of {cluster.jobs[0].key}"
+    assert looks == []
+
+
+@pytest.mark.parametrize(
+    ("noted", "text"),
+    [(b"longer than it is" * 9, r"it has 67 bytes and should have 153"), (b"x" * 67, "its bytes are others")],
+)
+def test_a_result_that_was_cut_short_or_changed_is_refused_and_computed_anew(tmp_path, looks, noted, text):
+    cut, whole = (Noting([JobState.DONE], folder=str(tmp_path / "work"), noted=data) for data in (noted, b""))
+    said = f"the result result in .* is not what the job left there: {text}"
+    with pytest.raises(UnitError, match=said) as caught, computed(WORK, cut):
+        pytest.fail("it was given away")
+    assert str(caught.value).endswith("looked 3 times. Run again: it is computed anew")
+    assert looks == [0.01, 0.02]
+    with computed(WORK, whole) as folder:
+        assert (folder / "result").exists()
+    assert cut.jobs[0].key != whole.jobs[0].key
+
+
+def test_a_result_that_is_seen_late_is_waited_for(tmp_path, looks, monkeypatch):
+    cluster = Noting([JobState.DONE], folder=str(tmp_path / "work"), noted=b"whole")
+    monkeypatch.setattr(
+        module.time, "sleep", lambda seconds: (Path(cluster.jobs[0].folder) / "result").write_bytes(b"whole")
+    )
+    with computed(WORK, cluster) as folder:
+        assert (folder / "result").read_bytes() == b"whole"
+
+
+def test_each_item_answers_for_its_own(tmp_path, looks):
+    work = replace(WORK, items=2, results=("r.{item}",))
+
+    class Items(Scripted):
+        def submit(self, job):
+            for item, left in enumerate((b"a", b"bc")):
+                (Path(job.folder) / f"r.{item}").write_bytes(b"a")
+                noting(job.folder, f"r.{item}", left, f".{item}")
+            return super().submit(job)
+
+    cluster = Items([JobState.DONE], folder=str(tmp_path / "work"))
+    with (
+        pytest.raises(UnitError, match=r"r\.1 in .*: it has 1 bytes and should have 2"),
+        computed(work, cluster),
+    ):
+        pytest.fail("it was given away")
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):

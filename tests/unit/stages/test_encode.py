@@ -12,6 +12,7 @@ from penstock.core import plan
 from penstock.core.batch import to_numpy
 from penstock.core.nouns import Pipeline, Step
 from penstock.errors import PlanError, RowErrors, SchemaError, WeightsError
+from penstock.models.engine import opened
 from penstock.sinks.parquet import Parquet
 from penstock.sources.text import Text
 from penstock.stages.encode import Encode
@@ -171,6 +172,33 @@ def test_a_model_known_by_name_alone_gets_as_far_as_its_licence():
     assert plan.licences(replace(line, allow_noncommercial=True)) == stage.licences()
     with pytest.raises(WeightsError, match="known, but Penstock does not load it"):
         stage.weights_bytes()
+
+
+@pytest.mark.parametrize("special", ["include", "exclude"])
+def test_pooling_has_the_bits_of_sums_over_the_tokens_states(tiny, rows, special):
+    """As they were when all tokens' states were copied to numpy first."""
+    import torch
+
+    inner = slice(1, -1) if special == "exclude" else slice(None)
+    expected = np.empty((len(rows), 32), np.float32)
+    lengths = np.array([len(row) for row in rows])
+    with opened(tiny, device="cpu") as engine:
+        for cut in engine.batches(lengths, 30):
+            states = engine.states(np.concatenate([rows[at] for at in cut]), lengths[cut]).split(lengths[cut].tolist())
+            for at, own in zip(cut, states, strict=True):
+                some = torch.from_numpy(own.numpy()[inner])
+                sums = torch.segment_reduce(some, "sum", lengths=torch.tensor([len(some)])).numpy()
+                expected[at] = sums[0] / np.float32(len(some))
+    found = to_numpy(encoded(Encode(tiny, special=special, batch_tokens=30), rows))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_first_tokens_have_the_bits_of_their_states(tiny, rows):
+    lengths = np.array([len(row) for row in rows])
+    with opened(tiny, device="cpu") as engine:
+        states = engine.states(np.concatenate(rows), lengths).numpy()
+    found = to_numpy(encoded(Encode(tiny, pooling="cls", batch_tokens=100000), rows))
+    np.testing.assert_allclose(found, states[np.cumsum(lengths) - lengths], rtol=0, atol=1e-6)
 
 
 # --- windows ---------------------------------------------------------------------------------------------

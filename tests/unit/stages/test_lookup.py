@@ -92,3 +92,29 @@ def test_a_runner_s_client_is_asked(uri):
     with bringing(lambda address: Hot(Told(Table.at(address)), 4)):
         looked_up(Lookup(uri), LISTS)
     assert asked == [[1, 2, 3, 49, 7, 7]]
+
+
+def test_hot_rows_give_the_same_vectors_and_ask_less(uri):
+    asked = []
+
+    class Told(Local):
+        def lookup(self, ids):
+            asked.append(np.size(ids))
+            return super().lookup(ids)
+
+    wanted = looked_up(Lookup(uri, pool="none"), LISTS)
+    stage = Lookup(uri, pool="none", hot_rows=1000)
+    with bringing(lambda address: Told(Table.at(address))), stage.open() as transform:
+        assert transform(LISTS).equals(wanted)
+        assert transform(LISTS).equals(wanted)
+    assert asked == [5], "each of five different ids once"
+    assert ledger_of(stage) == ledger_of(Lookup(uri, pool="none")), "what it keeps changes no row"
+
+
+def ledger_of(stage):
+    return {name: value for name, value in vars(stage).items() if name not in stage.ASIDE}
+
+
+def test_hot_rows_without_rows_that_travel_are_refused(uri):
+    with pytest.raises(ValueError, match="hot_rows is 5; it must not be negative, and goes with pool = 'none' alone"):
+        Lookup(uri, hot_rows=5)

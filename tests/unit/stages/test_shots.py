@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import RowErrors, SchemaError
-from penstock.stages.shots import Shots
+from penstock.stages import shots
+from penstock.stages.shots import Shots, turns
 from penstock.testing.videos import moving, write_video
 
 
@@ -93,11 +94,50 @@ def test_bad_videos_are_refused_and_the_others_cut(tmp_path, film):
     assert caught.value.good.num_rows == 3
 
 
+class Shown:
+    """A frame whose picture is a single number."""
+
+    def __init__(self, at, value):
+        self.seconds, self.until, self.value = at / 25, (at + 1) / 25, value
+
+
+def cuts_by(values, monkeypatch, **changes):
+    """The frames at which `turns` begins a shot, when a look at a frame gives a direction in the plane."""
+    monkeypatch.setattr(shots.Scaler, "rgb", lambda self, picture, *shape: picture.value)
+    settings = {"every": 0.2, "threshold": 0.3, "ratio": 3.0, **changes}
+    look = lambda images: np.stack([np.cos(images), np.sin(images)], 1)  # noqa: E731
+    seen = list(turns((Shown(at, value) for at, value in enumerate(values)), look, *settings.values()))
+    assert [each.seconds for each in seen] == [at / 25 for at in range(len(values))], "each frame once"
+    return [at for at, each in enumerate(seen) if each.cut]
+
+
+@pytest.mark.parametrize("at", [13, 14, 15, 16, 19])
+def test_a_turn_is_found_at_its_frame(at, monkeypatch):
+    assert cuts_by([0.0] * at + [1.2] * (40 - at), monkeypatch) == [at]
+
+
+def test_slow_and_steady_turns_and_flashes_are_no_cuts(monkeypatch):
+    assert cuts_by(list(np.linspace(0, 1.5, 60)), monkeypatch) == []
+    assert cuts_by([0.3 * at for at in range(60)], monkeypatch) == [], "as fast all the time"
+    assert cuts_by([0.0] * 20 + [1.2] * 4 + [0.0] * 30, monkeypatch) == []
+    assert cuts_by([], monkeypatch) == []
+    assert cuts_by([0.0], monkeypatch) == []
+
+
+def test_weights_are_told_where_a_network_looks():
+    assert Shots().identity() == {}
+    assert (Shots().weights_bytes(), Shots().licences()) == (0, ())
+    assert Shots("feature").weights_bytes() > 10**6
+    assert [licence.what for licence in Shots("feature").licences()] == ["efficientnet-lite0"]
+
+
 def test_settings_and_columns_are_looked_at():
     with pytest.raises(ValueError, match="0 <= minimum <= maximum"):
         Shots(minimum_seconds=3, maximum_seconds=2)
     with pytest.raises(ValueError, match="stride_seconds is 0"):
         Shots(stride_seconds=0)
+    with pytest.raises(ValueError, match="sample_seconds is -1"):
+        Shots("feature", sample_seconds=-1)
     with pytest.raises(SchemaError, match="shots needs a column 'uri'; there are: id"):
         Shots().schema(pa.schema([("id", pa.string())]))
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from penstock.core import plugins
-from penstock.core.dataset import existing
+from penstock.core.dataset import existing, versions
 from penstock.core.nouns import Record, Training, Unit
 from penstock.errors import SchemaError
 from penstock.sinks.parquet import Parquet
-from penstock.tables.client import open_table
+from penstock.tables.client import Local, open_table
 from penstock.tables.layout import Table
 from penstock.tables.schemes import Bands, Compositional, Exact, Hashed
 from penstock.tables.working import notes
@@ -29,9 +29,12 @@ def walks(tmp_path):
     """A dataset of walks round a ring of ids, so that ids near each other on the ring are near in the text."""
     random, rows = np.random.default_rng(0), 160
     steps = np.cumsum(random.integers(1, 4, size=(rows, 40)), axis=1)
-    lists = list(10 * ((random.integers(RING, size=(rows, 1)) + steps) % RING))
+    return published(tmp_path, list(10 * ((random.integers(RING, size=(rows, 1)) + steps) % RING)))
+
+
+def published(folder, lists):
     table = pa.table({"kmers": pa.array(lists, pa.list_(pa.int64()))})
-    sink = Parquet(str(tmp_path / "walks"))
+    sink = Parquet(str(folder / "walks"))
     units = [Unit.of("walks", "1", a, b) for a, b in pairwise((0, 50, 100, 160))]
     records = [
         (unit, Record(unit.key, sink.write(unit, table.slice(unit.start, unit.stop - unit.start)))) for unit in units
@@ -190,6 +193,18 @@ def test_only_the_rows_of_a_chunk_are_asked_for(walks, tmp_path):
     lesson.begin()
     lesson.train(Counting(Meeting(1), 0))
     assert max(most) < 500 + 4000
+
+
+def test_blocks_without_ids_in_front_of_one_that_has_some_are_no_hindrance(tmp_path):
+    """A worker draws negatives from eight blocks of its own choice; here they are all empty."""
+    lists = [[] for _ in range(160)]
+    lists[155:] = [[10, 20, 30, 40, 50]] * 5
+    lesson = training(published(tmp_path, lists), tmp_path, epochs=1, block_rows=5)
+    assert trained(lesson)
+    ids = np.array([10, 20, 30, 40, 50])
+    first, last = (Table.at(lesson.table, number) for number in versions(lesson.table)[-2:])
+    with Local(first) as before, Local(last) as after:
+        assert (before.lookup(ids) != after.lookup(ids)).any(axis=1).all()
 
 
 def test_columns_without_ids_are_refused(walks, tmp_path):

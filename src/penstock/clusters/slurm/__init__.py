@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.clusters.slurm.script import batch, folder_of, label, requests, shipped
-from penstock.clusters.slurm.shell import Here, Refused, Ssh, Unreachable
-from penstock.clusters.slurm.states import CONTINUE, read, refusal, standing
+from penstock.clusters.slurm.shell import MET, Here, Refused, Ssh, Unreachable
+from penstock.clusters.slurm.states import doubtful, read, refusal, standing
 from penstock.core.nouns import Job, JobState, Listed, Status
 from penstock.core.storage import Uri
 from penstock.errors import JobError
@@ -31,6 +31,8 @@ __all__ = ["Slurm"]
 
 _UNMET_SECONDS = 6.0
 """Patience with a host that has never answered this process: more likely a mistake than an outage."""
+_DOUBTFUL_SECONDS = 60.0
+"""Patience with a policy of which Slurm does not say whether it is about this job or about how many there are."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class Slurm:
         """How its login node is reached."""
         return Ssh(self.host, self.ssh) if self.host else Here()
 
+    @property
+    def queue(self) -> str:
+        """Jobs of clusters with one of these are watched together, whatever each of them asks for."""
+        return f"slurm {self.shell!r} {self.scratch}"
+
     # --- the protocol ------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> str:
@@ -159,11 +166,10 @@ class Slurm:
         """Have a job ended; ending an ended job does nothing. Raises `JobError`."""
         self._insisted("cancel", {"id": _word(native_id)}, f"job {native_id} cannot be cancelled")
 
-    def again(self, native_id: str) -> None:
+    def again(self, native_id: str, status: Status) -> None:
         """Put an ended attempt aside; of several items those that did not end well run again. Raises `JobError`."""
-        status = self.poll([native_id])[native_id]
         if status.state.final:
-            counts = "0" if status.why.startswith(f"exit status {CONTINUE}: ") else "1"
+            counts = "0" if status.continues else "1"
             self._insisted("again", {"id": _word(native_id), "counts": counts}, f"job {native_id} cannot be put aside")
 
     # --- for people --------------------------------------------------------------------------------------
@@ -206,7 +212,6 @@ class Slurm:
         values = "".join(f"{key}={shlex.quote(value)}\n" for key, value in {"root": self.scratch, **given}.items())
         script = "\n".join([values, shipped("common"), shipped(name)])
         lines = self.shell.run(script, timeout_seconds).split("\n")
-        _met.add(self.shell)
         if lines[0].startswith("refused|"):
             raise Refused(lines[0].removeprefix("refused|"))
         return lines
@@ -218,7 +223,9 @@ class Slurm:
             trouble = self._tried(name, given, failing)
             if trouble.startswith("id|"):
                 return trouble.removeprefix("id|")
-            patience = self.patience_seconds if self.shell in _met else _UNMET_SECONDS
+            patience = self.patience_seconds if self.shell in MET else _UNMET_SECONDS
+            if doubtful(trouble):
+                patience = min(patience, _DOUBTFUL_SECONDS)
             if time.monotonic() - begun + pause > patience:
                 break
             time.sleep(pause)
@@ -238,10 +245,6 @@ class Slurm:
             there = f"\n  partitions there: {more[0].strip()}" if more[0].strip() else ""
             raise JobError(f"{failing}: {text.strip()}\n  asked for: {' '.join(requests(self))}{there}")
         return text.strip() or f"{self._where} gave no answer"
-
-
-_met: set[Here | Ssh] = set()
-"""Shells that have answered this process."""
 
 
 def _record_key(job: Job) -> str:

@@ -1,9 +1,13 @@
 """The text of a batch script: what the job asks of Slurm, what it is, and the wrapper that is the same for all.
 
-The exit record that the wrapper leaves, one line of JSON, beside what `penstock.core.nouns.Job` promises::
+The exit record that the wrapper leaves, JSON in two lines, beside what `penstock.core.nouns.Job` promises::
 
     {"attempt": from 1, "job": Slurm's id, "terminated": ended from outside, "warned": of the time limit,
+     "results": [{"name": ..., "bytes": ..., "sha256": ...}], where it ended well,
      "tail": the last lines of stderr, in ASCII}
+
+Polls read its first line alone, which ends before ``results``. Results with ``{item}`` in their name are those of the
+item; of others in a folder that several items share nothing is noted, since nobody knows whose they are.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from penstock.errors import JobError
 
-__all__ = ["Here", "Refused", "Shell", "Ssh", "Unreachable", "answer_in", "framed"]
+__all__ = ["MET", "Here", "Refused", "Shell", "Ssh", "Unreachable", "answer_in", "framed"]
 
 _AT_ONCE = 8
 """Sessions on one connection: OpenSSH's servers allow 10 where nobody set MaxSessions."""
@@ -29,12 +29,15 @@ _AT_ONCE = 8
 _ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SLURM_CONF")
 _ENVIRONMENT_FAMILIES = ("LC_", "MODULE", "LMOD", "_LMFILES", "LOADEDMODULES", "BASH_FUNC_m")
 
+_NAME_UNKNOWN = "Name or service not known"
+"""Final for a host that never answered; of one that did, the name server is away, as when a VPN is."""
+
 _FINAL = {
     "Host key verification failed": "its host key is not known here, or has changed. Compare the fingerprint with the "
     "one that the site gives, then log in once by hand, which adds it to known_hosts",
     "Permission denied": "it accepts none of the keys offered. See that the agent runs, and User and IdentityFile in "
     "~/.ssh/config",
-    "Name or service not known": "there is no host of that name; mend 'host', or add it to ~/.ssh/config",
+    _NAME_UNKNOWN: "there is no host of that name; mend 'host', or add it to ~/.ssh/config",
     "No such file or directory": "a file that the ssh options name is not there",
     "Bad configuration option": "the ssh options or ~/.ssh/config have a mistake",
     "Bad owner or permissions": "others can write to the ssh configuration; chmod 600 it",
@@ -55,6 +58,10 @@ class Shell(Protocol):
 
     def run(self, script: str, timeout_seconds: float) -> str:
         """What *script* wrote. Raises `Unreachable` or `Refused`."""
+
+
+MET: set[Shell] = set()
+"""Those that have answered this process."""
 
 
 def framed(script: str, word: str) -> str:
@@ -79,7 +86,9 @@ class Here:
 
     def run(self, script: str, timeout_seconds: float) -> str:
         """See `Shell`. Of this process's environment the job gets what a login has, and no secrets."""
-        return _spoken(["bash", "-s"], script, timeout_seconds, _login_environment(), where="this machine")
+        said = _spoken(["bash", "-s"], script, timeout_seconds, _login_environment(), where="this machine")
+        MET.add(self)
+        return said
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,14 @@ class Ssh:
         """See `Shell`."""
         with _turns(self):
             by_hand = shlex.join(["ssh", *self.options, self.host])
-            return _spoken(self.command(), script, timeout_seconds, None, where=self.host, by_hand=by_hand)
+            try:
+                said = _spoken(self.command(), script, timeout_seconds, None, where=self.host, by_hand=by_hand)
+            except Refused as error:
+                if self in MET and _NAME_UNKNOWN in str(error):
+                    raise Unreachable(f"{self.host} answered before, and now: {error}") from error
+                raise
+        MET.add(self)
+        return said
 
     def command(self) -> list[str]:
         """The command that reads a script."""

@@ -6,15 +6,16 @@ Source: squeue(1) and sacct(1), "JOB STATE CODES", of Slurm 22.05 to 25.05.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.core.nouns import JobState, Status
 
-__all__ = ["CONTINUE", "LOST_SECONDS", "STATES", "Facts", "Meaning", "meaning", "read", "refusal", "standing"]
+__all__ = ["LOST_SECONDS", "STATES", "Facts", "Meaning", "doubtful", "meaning", "read", "refusal", "standing"]
 
-CONTINUE = 99
+_CONTINUE = 99
 """Exit status of a program that was warned of its time limit, has kept its state, and wants to go on."""
 
 LOST_SECONDS = 120.0
@@ -103,6 +104,7 @@ class Facts:
         slurm: state and reason by item, of squeue or sacct.
         over_seconds: since when Slurm has known no living job of it; None where it knows one.
         trouble: why squeue could not be asked.
+        accounting: why sacct could not be asked of what squeue has forgotten.
         now: the login node's clock.
     """
 
@@ -115,6 +117,7 @@ class Facts:
     slurm: dict[int, tuple[str, str]] = field(default_factory=dict)
     over_seconds: float | None = None
     trouble: str = ""
+    accounting: str = ""
     now: float = 0.0
 
 
@@ -166,6 +169,16 @@ class _Answer:
         for found in self.facts.values():
             found.trouble = "" if found.complete or code == "0" else text.strip() or "squeue failed"
 
+    def on_sacct(self, code: str, numbers: str, text: str = "") -> None:
+        if code == "0" or _NO_ACCOUNTING.search(text):
+            return
+        for id_ in {id_ for number in numbers.split(",") for id_, _ in self._parts.get(number, [])}:
+            self.facts[id_].accounting = text.strip() or "sacct failed"
+
+
+# What sacct says where there is no accounting, and a shell where there is no sacct.
+_NO_ACCOUNTING = re.compile("accounting storage is disabled|command not found", re.IGNORECASE)
+
 
 def _items(text: str) -> list[int]:
     return [int(item) for item in text.split(",") if item.isdecimal()]
@@ -196,7 +209,7 @@ def standing(facts: Facts, lost_seconds: float = LOST_SECONDS) -> Status:
 
 
 def _numbered(status: Status, facts: Facts) -> Status:
-    return Status(status.state, status.why, status.passing, facts.attempt)
+    return replace(status, attempt=facts.attempt)
 
 
 def _together(found: Mapping[int, Status], facts: Facts) -> Status:
@@ -212,9 +225,9 @@ def _together(found: Mapping[int, Status], facts: Facts) -> Status:
     failed = {item: status for item, status in found.items() if status.state is JobState.FAILED}
     if failed:
         first = min(failed)
-        passing = all(status.passing for status in found.values())
+        passing, continues = (all(getattr(s, name) for s in found.values()) for name in ("passing", "continues"))
         words = f"{len(found)} of {facts.items} items failed, the first is item {first}: {failed[first].why}"
-        return Status(JobState.FAILED, words, passing)
+        return Status(JobState.FAILED, words, passing, continues=continues)
     return found[first]
 
 
@@ -226,8 +239,8 @@ def _item(facts: Facts, item: int, lost_seconds: float) -> Status:
     word, reason = facts.slurm.get(item, ("", ""))
     known = meaning(word) if word else None
     record = facts.bad.get(item)
-    if record is not None and record["code"] == CONTINUE and record.get("warned"):
-        return Status(JobState.FAILED, f"exit status {CONTINUE}: it wants to be continued", True)
+    if record is not None and record["code"] == _CONTINUE and record.get("warned"):
+        return Status(JobState.FAILED, f"exit status {_CONTINUE}: it wants to be continued", True, continues=True)
     if record is not None:
         return _recorded(facts, record, known, word)
     if facts.trouble:
@@ -239,26 +252,31 @@ def _item(facts: Facts, item: int, lost_seconds: float) -> Status:
 
 def _recorded(facts: Facts, record: Mapping[str, Any], known: Meaning | None, word: str) -> Status:
     """It left an exit record that is not 0; Slurm may know better why."""
-    if facts.trouble or (known is not None and not known.state.final):
-        if facts.now - record["ended"] < _SETTLE_SECONDS:
+    only_slurm_knows = record.get("terminated") and not (record.get("why") or facts.cancelled)
+    living = known is not None and not known.state.final
+    if facts.trouble or living:
+        if facts.now - record["ended"] < (LOST_SECONDS if living and only_slurm_knows else _SETTLE_SECONDS):
             return Status(JobState.RUNNING, "ending")
         known = None
+    asked_in_vain = facts.trouble or ("" if known or living else facts.accounting)
+    if only_slurm_knows and asked_in_vain:
+        return Status(JobState.UNKNOWN, asked_in_vain)
     words = f"exit status {record['code']}"
     cancelled = known is not None and known.state is JobState.CANCELLED
     if cancelled or (record.get("terminated") and facts.cancelled):
         return Status(JobState.CANCELLED, words)
     if known is not None and known.words and known.words != "it failed":
         return Status(JobState.FAILED, f"{words}, {word}: {known.words}", known.passing)
+    return _by_record(facts, record, known, words)
+
+
+def _by_record(facts: Facts, record: Mapping[str, Any], known: Meaning | None, words: str) -> Status:
     if why := record.get("why"):
         return Status(JobState.FAILED, f"{words}, {why}", record["code"] == _COPY_FAILED)
-    if record.get("terminated"):
-        return _terminated(facts, record, known, words)
-    return Status(JobState.FAILED, words)
-
-
-def _terminated(facts: Facts, record: Mapping[str, Any], known: Meaning | None, words: str) -> Status:
+    if not record.get("terminated"):
+        return Status(JobState.FAILED, words)
     # squeue tells of the ends of the last minutes, unless the controller crashed and has lost the job.
-    lost = known is None and not facts.trouble and facts.now - record["ended"] < LOST_SECONDS
+    lost = known is None and facts.now - record["ended"] < LOST_SECONDS
     return Status(JobState.FAILED, f"{words}, ended from outside{', and Slurm does not know it' * lost}", lost)
 
 
@@ -281,6 +299,8 @@ def _unrecorded(facts: Facts, known: Meaning, word: str, reason: str, lost_secon
 def _absent(facts: Facts, lost_seconds: float) -> Status:
     if facts.cancelled and facts.over_seconds is not None:
         return Status(JobState.CANCELLED, "CANCELLED")
+    if facts.accounting:
+        return Status(JobState.UNKNOWN, facts.accounting)
     if facts.over_seconds is not None and facts.over_seconds >= lost_seconds:
         words = f"lost: Slurm has not known it for {facts.over_seconds:.0f} s, and it left no exit record"
         return Status(JobState.FAILED, words, True)
@@ -291,7 +311,7 @@ def _absent(facts: Facts, lost_seconds: float) -> Status:
 
 _COMES_BACK = (
     "timed out", "unable to contact slurm controller", "connection", "transport endpoint", "temporarily",
-    "zero bytes", "unexpected message", "standby", "slurm_receive", "slurm_persist", "submitjob", "submit limit",
+    "zero bytes", "unexpected message", "standby", "slurm_receive", "slurm_persist", "submitjob",
     "maxjobcount", "job limit", "protocol authentication", "munge", "socket", "communication", "somebody else holds",
     "interrupted",
 )  # fmt: skip
@@ -299,4 +319,18 @@ _COMES_BACK = (
 
 def refusal(text: str) -> bool:
     """Whether what sbatch said will be said again until somebody changes something."""
-    return bool(text.strip()) and not any(mark in text.lower() for mark in _COMES_BACK)
+    words = text.lower()
+    if _POLICY in words and not _REASON.search(text):
+        return False
+    return bool(text.strip()) and not any(mark in words for mark in _COMES_BACK)
+
+
+# Said of too many jobs, which passes, and of a job that is too large or too long, which does not. A line before it
+# names which (QOSMaxSubmitJobPerUserLimit; AssocMaxWallDurationPerJobLimit), except where Slurm is old.
+_POLICY = "violates accounting/qos policy"
+_REASON = re.compile(r"\b(?:Assoc|QOS)[A-Z]\w+")
+
+
+def doubtful(text: str) -> bool:
+    """Whether what sbatch said may as well be a refusal, so that little patience is in place."""
+    return _POLICY in text.lower() and not _REASON.search(text)

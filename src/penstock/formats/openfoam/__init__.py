@@ -1,6 +1,13 @@
 """OpenFOAM's files: dictionaries, fields, meshes and cases, read and written with numpy alone."""
 
-from penstock.formats.openfoam.cases import field_files, pieces, read_case_field, read_case_mesh, times
+from penstock.formats.openfoam.cases import (
+    field_files,
+    pieces,
+    read_case_field,
+    read_case_mesh,
+    times,
+    written_whole,
+)
 from penstock.formats.openfoam.fields import DIMENSIONLESS, PRESSURE, VELOCITY, Field, read_field, write_field
 from penstock.formats.openfoam.mesh import (
     Faces,
@@ -36,4 +43,5 @@ __all__ = [
     "write_field",
     "write_mesh",
     "write_points",
+    "written_whole",
 ]

@@ -15,14 +15,15 @@ import numpy.typing as npt
 from penstock.errors import UnitError
 from penstock.formats.openfoam.fields import Field, read_field
 from penstock.formats.openfoam.mesh import Mesh, Patch, read_labels, read_mesh, read_patches
-from penstock.formats.openfoam.syntax import Value
+from penstock.formats.openfoam.syntax import Value, read_bytes
 
-__all__ = ["cells_of", "field_files", "pieces", "read_case_field", "read_case_mesh", "times"]
+__all__ = ["cells_of", "field_files", "pieces", "read_case_field", "read_case_mesh", "times", "written_whole"]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 _TIME = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _PIECE = re.compile(r"processor(\d+)")
 _PROCESSOR = ("processor", "processorCyclic")
+_LAST_LINE = b"// ************************************************************************* //"
 
 
 def pieces(case: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -32,10 +33,47 @@ def pieces(case: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 
 def times(case: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of the times that are written, in their order; of a decomposed case also those of its pieces."""
-    places = (Path(case), *pieces(case)[:1])
-    names = {path.name for place in places for path in place.iterdir() if path.is_dir() and _TIME.fullmatch(path.name)}
-    return tuple(sorted(names, key=float))
+    """The names of the times that are written, in their order; of a decomposed case also those that all pieces have."""
+    everywhere = [_own_times(piece) for piece in pieces(case)]
+    return tuple(sorted(_own_times(Path(case)).union(set.intersection(*everywhere) if everywhere else ()), key=float))
+
+
+def _own_times(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir() if path.is_dir() and _TIME.fullmatch(path.name)}
+
+
+def written_whole(case: str | os.PathLike[str], time: str) -> bool:
+    """Whether a solver has written all of a time, in each piece of the case.
+
+    Ranks write each for itself and do not wait for each other, so what the first one says holds for its own files.
+    All pieces must have the same fields, each to its end, and ``uniform/time``.
+    """
+    places = [place / time for place in pieces(case) or (Path(case),)]
+    fields = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_file()}
+    needed = [place / name for place in places for name in ("uniform/time", *fields)]
+    return all(path.is_file() for path in needed) and all(map(_whole, _files(places)))
+
+
+def _files(places: list[Path]) -> Iterator[Path]:
+    return (path for place in places for path in place.rglob("*") if path.is_file())
+
+
+def _whole(path: Path) -> bool:
+    """Solvers end each file by the same line; fields that were written otherwise are read."""
+    try:
+        if not _end(path).rstrip().endswith(_LAST_LINE):
+            read_field(path)
+    except UnitError:
+        return False
+    return True
+
+
+def _end(path: Path) -> bytes:
+    if path.suffix == ".gz":
+        return read_bytes(path)[-2 * len(_LAST_LINE) :]
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * len(_LAST_LINE)))
+        return file.read()
 
 
 def field_files(case: str | os.PathLike[str], time: str, name: str) -> tuple[Path, ...]:

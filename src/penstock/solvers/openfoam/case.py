@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.core.storage import Uri
+from penstock.core.storage import Posix, Uri, store_of
 from penstock.errors import JobError, SpecError, UnitError
 from penstock.formats.openfoam import Field, read_dictionary, read_field, write_dictionary, write_field, write_points
 from penstock.formats.openfoam.cases import cells_of
 from penstock.formats.openfoam.mesh import read_patches
 from penstock.solvers.openfoam.log import fault
 
-__all__ = ["Case", "environment", "launched", "made", "prepared", "run", "unpacked"]
+__all__ = ["Case", "environment", "launched", "local_folder", "made", "prepared", "run", "unpacked"]
 
 _HOMES = ("/usr/share/openfoam", "/usr/lib/openfoam/openfoam1912")
 _SHARED = ("system", "constant", "0", "0.orig")
@@ -63,7 +63,7 @@ class Case:
     @property
     def path(self) -> Path:
         """The folder, as a path. Raises `SpecError` when there is no case."""
-        path = Path(self.folder.removeprefix("file://")).expanduser().absolute()
+        path = local_folder(self.folder).absolute()
         if not (path / "system" / "controlDict").is_file():
             raise SpecError(f"{path} is no OpenFOAM case: there is no system/controlDict; check the spelling")
         return path
@@ -102,6 +102,13 @@ class Case:
 
     def _files(self) -> list[Path]:
         return sorted(p for name in _SHARED for p in (self.path / name).rglob("*") if p.is_file())
+
+
+def local_folder(uri: Uri) -> Path:
+    """The folder at *uri*. Raises `SpecError` when it is an address elsewhere: OpenFOAM knows folders only."""
+    if not isinstance(store_of(uri), Posix):
+        raise SpecError(f"{uri} is no folder, and OpenFOAM works in folders only; copy the case to one, and name that")
+    return Path(uri.removeprefix("file://")).expanduser()
 
 
 def unpacked(archive: Path, folder: Path) -> Path:

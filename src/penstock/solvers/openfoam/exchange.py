@@ -11,14 +11,19 @@ little-endian; the head is the same in every version, so that two versions can t
     PLANE     generator: int64 step; values, float64 "count components"
     FAILURE   either: why it gives up, UTF-8
     END       solver: nothing; the run has come to its end
+    ALIVE     solver: nothing; once a second while it works on its steps, since version 2
 
 After HELLO and WELCOME the solver sends the STATE after step k and waits for the PLANE of step k, which holds until
 the next exchange. The STATE of the last step is not answered. Values are in the order of the undecomposed mesh,
 however many ranks the solver has.
+
+A slow solver is waited for, since it shows that it lives. One that shows nothing, stopped or on a lost node, is given
+up after a while; see `Link`.
 """
 
 from __future__ import annotations
 
+import errno
 import hmac
 import math
 import secrets
@@ -39,9 +44,25 @@ import numpy.typing as npt
 
 from penstock.errors import JobError
 
-__all__ = ["HEAD", "HELLO", "STATE", "STEP", "VERSION", "Gone", "Hello", "Kind", "Link", "Server", "State", "fill"]
+__all__ = [
+    "HEAD",
+    "HELLO",
+    "SILENT_SECONDS",
+    "STATE",
+    "STEP",
+    "VERSION",
+    "Gone",
+    "Hello",
+    "Kind",
+    "Link",
+    "Server",
+    "Silent",
+    "State",
+    "fill",
+    "kept_alive",
+]
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"PSTK"
 HEAD = struct.Struct("<4sHHq")
 HELLO = struct.Struct("<qdddiiiiq")
@@ -49,8 +70,17 @@ STATE = struct.Struct("<qddq")
 STEP = struct.Struct("<q")
 _SIZE = struct.Struct("<H")
 
+SILENT_SECONDS = 60.0
+"""For so long a solver may show no sign of life; it shows one each second."""
+
 _HELLO_SECONDS = 30.0
 _LISTEN_SECONDS = 0.1
+_FAREWELL_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+_LOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
+"""Seconds, seconds and probes: a node that is lost is known after half a minute. The plugin's `peer.C` has the same."""
+
 _LARGEST_TEXT_BYTES = 1 << 16
 
 Values = npt.NDArray[np.float64]
@@ -66,10 +96,15 @@ class Kind(IntEnum):
     PLANE = 4
     FAILURE = 5
     END = 6
+    ALIVE = 7
 
 
 class Gone(JobError):  # noqa: N818  (nothing was said that would be an error)
     """The solver's end of the stream was closed without a word."""
+
+
+class Silent(JobError):  # noqa: N818
+    """The solver shows no sign of life, though its end of the stream is open."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +185,29 @@ def fill(receive: Receive, into: memoryview) -> None:
         into = into[count:]
 
 
-class Link:
-    """A connected solver that has said hello; one thread may use it."""
+def kept_alive(sock: socket.socket) -> None:
+    """Have the kernel see within half a minute that the node at the other end of a TCP connection is lost."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._head = bytearray(HEAD.size + STATE.size)
+
+class Link:
+    """A connected solver that has said hello; one thread may use it.
+
+    Args:
+        sock: connected.
+        look: whether the solver still runs. While nothing comes it is asked, since a connection can outlive it: one to
+            another node, or one that a process of its own holds.
+        silent_seconds: a solver that shows no sign of life for longer is given up.
+    """
+
+    def __init__(
+        self, sock: socket.socket, look: Callable[[], bool] = lambda: True, silent_seconds: float = SILENT_SECONDS
+    ) -> None:
+        self._sock, self._look, self._silent_seconds = sock, look, silent_seconds
         self.hello: Hello | None = None
+        self._be_patient(silent_seconds)
 
     def greet(self, token: str) -> Hello:
         """Receive the solver's hello and look at its token before anything else that it says.
@@ -164,12 +215,13 @@ class Link:
         Raises:
             JobError: the token is wrong, the version is another, or what speaks is no solver.
         """
-        self._sock.settimeout(_HELLO_SECONDS)
+        patience = self._silent_seconds
+        self._be_patient(_HELLO_SECONDS)
         try:
             self.hello = self._hello(token)
-        except TimeoutError:
+        except Silent:
             raise JobError(f"who connected said no hello in {_HELLO_SECONDS:g} s") from None
-        self._sock.settimeout(None)
+        self._be_patient(patience)
         self._send(HEAD.pack(MAGIC, VERSION, Kind.WELCOME, 0))
         return self.hello
 
@@ -178,10 +230,13 @@ class Link:
 
         Raises:
             Gone: the solver is gone.
+            Silent: it shows no sign of life.
             JobError: it failed, or its values are NaN.
         """
         assert self.hello is not None
         kind, size = self._frame()
+        while kind == Kind.ALIVE:
+            kind, size = self._frame()
         if kind == Kind.END:
             return None
         if kind != Kind.STATE:
@@ -190,7 +245,7 @@ class Link:
         if size != STATE.size + values.nbytes:
             self._refuse(f"the solver sent {size - STATE.size} bytes of values, and {values.nbytes} were due")
         step, time, dt, last = STATE.unpack(self._exactly(STATE.size))
-        fill(self._sock.recv_into, values.data.cast("B"))
+        fill(self._receive, values.data.cast("B"))
         if not np.isfinite(values).all():
             self._refuse(
                 f"the solver's {self.hello.field} is {_bad_of(values)} at step {step}, time {time:g}: it has diverged; "
@@ -204,6 +259,7 @@ class Link:
         Raises:
             JobError: the plane is of the wrong size or holds NaN; the solver is told.
             Gone: the solver is gone.
+            Silent: it takes nothing.
         """
         assert self.hello is not None
         values = np.ascontiguousarray(plane, dtype="<f8")
@@ -221,10 +277,10 @@ class Link:
     def fail(self, why: str) -> None:
         """Tell the solver to give up, if it still listens."""
         text = why.encode()
+        self._be_patient(_FAREWELL_SECONDS)
         try:
-            self._sock.settimeout(1.0)
             self._send(HEAD.pack(MAGIC, VERSION, Kind.FAILURE, len(text)) + text)
-        except (Gone, OSError):
+        except (Gone, Silent, OSError):
             return
 
     def close(self) -> None:
@@ -245,7 +301,7 @@ class Link:
         if count < 1 or components not in {1, 3} or size != HELLO.size + texts_bytes + 24 * count:
             self._refuse("the solver's hello is damaged")
         centres = np.empty((count, 3))
-        fill(self._sock.recv_into, centres.data.cast("B"))
+        fill(self._receive, centres.data.cast("B"))
         aim = "patch" if target == 1 else "force"
         return Hello(step, time, dt, end, interval, ranks, components, aim, texts[1], texts[2], centres)
 
@@ -264,7 +320,7 @@ class Link:
 
     def _exactly(self, size: int) -> bytearray:
         data = bytearray(size)
-        fill(self._sock.recv_into, memoryview(data))
+        fill(self._receive, memoryview(data))
         return data
 
     def _text(self) -> str:
@@ -279,13 +335,40 @@ class Link:
         views = [memoryview(part) for part in parts]
         try:
             while views:
-                sent = self._sock.sendmsg(views)
+                sent = self._patiently(self._sock.sendmsg, views)
                 while views and sent >= views[0].nbytes:
                     sent -= views.pop(0).nbytes
                 if sent:
                     views[0] = views[0][sent:]
         except ConnectionError:
             raise Gone("the solver closed the stream without a word") from None
+
+    def _be_patient(self, seconds: float) -> None:
+        self._silent_seconds, self._pause = seconds, min(_LOOK_SECONDS, seconds)
+        self._sock.settimeout(self._pause)
+
+    def _receive(self, into: memoryview) -> int:
+        return self._patiently(self._sock.recv_into, into)
+
+    def _patiently(self, action: Callable[[Any], int], what: Any) -> int:
+        """What *action* gives, for which one waits as long as the solver lives.
+
+        Looks are counted, not seconds, so that the time for which we ourselves were stopped is not the solver's.
+        """
+        silent = 0.0
+        while True:
+            try:
+                return action(what)
+            except OSError as error:
+                if error.errno in _LOST:
+                    raise Silent("its node does not answer any more") from None
+                if not isinstance(error, TimeoutError):
+                    raise
+            silent += self._pause
+            if not self._look():
+                raise Gone("the solver has ended, and its stream is open still")
+            if silent >= self._silent_seconds:
+                raise Silent(f"no sign of life for {self._silent_seconds:g} s; is it stopped, or its node lost?")
 
 
 def _bad_of(values: Values) -> str:
@@ -324,27 +407,28 @@ class Server:
         self._sock.close()
         shutil.rmtree(self.folder)
 
-    def accept(self, look: Callable[[], bool]) -> Link | None:
+    def accept(self, look: Callable[[], bool], silent_seconds: float = SILENT_SECONDS) -> Link | None:
         """The first solver that shows the token; None when *look* says that nobody will come any more.
 
-        Who is refused is told why, and others may come: ``refused`` says why the last one was.
+        Who is refused is told why, and others may come: ``refused`` says why the last one was. For *silent_seconds*
+        see `Link`.
         """
         while True:
             ready, _, _ = select.select([self._sock], [], [], _LISTEN_SECONDS)
             if ready:
                 sock, _ = self._sock.accept()
                 try:
-                    return self._greeted(sock)
+                    return self._greeted(sock, look, silent_seconds)
                 except JobError as error:
                     self.refused = str(error)
                     sock.close()
             elif not look():
                 return None
 
-    def _greeted(self, sock: socket.socket) -> Link:
+    def _greeted(self, sock: socket.socket, look: Callable[[], bool], silent_seconds: float) -> Link:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        link = Link(sock)
+            kept_alive(sock)
+        link = Link(sock, look, silent_seconds)
         link.greet(self.token)
         return link

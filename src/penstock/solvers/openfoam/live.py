@@ -37,7 +37,8 @@ from penstock.flows.sweeping import Sweep
 from penstock.formats.openfoam import Mesh, read_case_mesh, read_dictionary
 from penstock.solvers.openfoam import staged
 from penstock.solvers.openfoam.ahead import Plane, made_ahead
-from penstock.solvers.openfoam.exchange import Gone, Link, Server, State
+from penstock.solvers.openfoam.case import local_folder
+from penstock.solvers.openfoam.exchange import SILENT_SECONDS, Gone, Link, Server, Silent, State
 from penstock.solvers.openfoam.pace import Pace
 from penstock.solvers.openfoam.process import (
     Solver,
@@ -83,6 +84,8 @@ class Inlet:
         host: an address of this machine for solvers on other nodes, by TCP and a token; empty takes a UNIX socket.
         plugin: the built library; empty builds it, when that was not done before.
         launcher: what starts the ranks, such as ``["srun", "-n", "8"]``; empty takes ``mpirun``.
+        silent_seconds: a solver that shows no sign of life for longer is given up; one that works shows one each
+            second, however long its steps take.
     """
 
     case: Uri
@@ -99,8 +102,9 @@ class Inlet:
     host: str = ""
     plugin: str = ""
     launcher: tuple[str, ...] = ()
+    silent_seconds: float = SILENT_SECONDS
 
-    ASIDE = ("ranks", "ahead", "transport", "host", "plugin", "launcher")
+    ASIDE = ("ranks", "ahead", "transport", "host", "plugin", "launcher", "silent_seconds")
 
     def __post_init__(self) -> None:
         _checked(self)
@@ -127,14 +131,14 @@ class Inlet:
 
     def done(self) -> bool:
         """Whether the run has come to its end."""
-        return ended(Path(self.uri))
+        return ended(local_folder(self.uri))
 
     def run(self, rows: Rows, heard: Heard) -> None:
         """See `penstock.core.nouns.Solver`."""
         given = planes(rows, self.column)
         if self.sweep:
-            seconds = self.interval * controlled(Path(self.case), "deltaT")
-            given = swept(rows, self.column, self.sweep, seconds, self.centres(Path(self.uri))[:, 1])
+            seconds = self.interval * controlled(local_folder(self.case), "deltaT")
+            given = swept(rows, self.column, self.sweep, seconds, self.centres(local_folder(self.uri))[:, 1])
         followed(self, given, heard)
 
     def centres(self, folder: Path) -> npt.NDArray[np.float64]:
@@ -163,6 +167,7 @@ class Forcing:
         host: as of `Inlet`.
         plugin: as of `Inlet`.
         launcher: as of `Inlet`.
+        silent_seconds: as of `Inlet`.
     """
 
     case: Uri
@@ -177,8 +182,9 @@ class Forcing:
     host: str = ""
     plugin: str = ""
     launcher: tuple[str, ...] = ()
+    silent_seconds: float = SILENT_SECONDS
 
-    ASIDE = ("ranks", "ahead", "host", "plugin", "launcher")
+    ASIDE = ("ranks", "ahead", "host", "plugin", "launcher", "silent_seconds")
 
     def __post_init__(self) -> None:
         _checked(self)
@@ -194,7 +200,7 @@ class Forcing:
 
     def done(self) -> bool:
         """Whether the run has come to its end."""
-        return ended(Path(self.uri))
+        return ended(local_folder(self.uri))
 
     def run(self, rows: Rows, heard: Heard) -> None:
         """See `penstock.core.nouns.Solver`."""
@@ -209,14 +215,14 @@ def checked_stream(feeder: Inlet | Forcing) -> None:
     """What a stream needs and `feed` does not. Raises `SchemaError`."""
     if not feeder.uri:
         raise SchemaError("the solver of a stream needs 'uri', the folder where it runs")
-    if not (Path(feeder.case) / "system" / "controlDict").exists():
+    if not (local_folder(feeder.case) / "system" / "controlDict").exists():
         raise SchemaError(f"{feeder.case} is no OpenFOAM case: system/controlDict not found")
 
 
 def followed(feeder: Inlet | Forcing, given: PlanesFrom, heard: Heard) -> None:
     """Run *feeder* to its end and tell how it goes, not too often."""
-    end, since, pace = controlled(Path(feeder.case), "endTime"), 0.0, Pace()
-    for state in feeder.feed(pace.timed(given), Path(feeder.uri)):
+    end, since, pace = controlled(local_folder(feeder.case), "endTime"), 0.0, Pace()
+    for state in feeder.feed(pace.timed(given), local_folder(feeder.uri)):
         pace.add(state)
         if state.last or time.monotonic() - since > _TOLD_SECONDS:
             since = time.monotonic()
@@ -226,11 +232,15 @@ def followed(feeder: Inlet | Forcing, given: PlanesFrom, heard: Heard) -> None:
 def _checked(feeder: Inlet | Forcing) -> None:
     if feeder.ranks < 1 or feeder.interval < 1 or feeder.ahead < 0:
         raise ValueError("ranks and interval must be 1 or more, ahead 0 or more")
+    if not feeder.silent_seconds > 0:
+        raise ValueError(f"silent_seconds is {feeder.silent_seconds:g}; it must be more than 0")
+    for uri in (feeder.case, feeder.uri):
+        local_folder(uri)
 
 
 def _mesh_of(feeder: Inlet | Forcing, folder: Path) -> Mesh:
     with held(folder.absolute()):
-        made(folder.absolute(), Path(feeder.case).absolute(), feeder.ranks)
+        made(folder.absolute(), local_folder(feeder.case).absolute(), feeder.ranks)
     return read_case_mesh(folder)
 
 
@@ -238,7 +248,7 @@ def _mesh_of(feeder: Inlet | Forcing, folder: Path) -> Mesh:
 
 
 def _streamed(feeder: Inlet | Forcing, target: str, planes_from: PlanesFrom, folder: Path) -> Iterator[State]:
-    template = Path(feeder.case).absolute()
+    template = local_folder(feeder.case).absolute()
     library = Path(feeder.plugin or built_plugin()).absolute()
     with held(folder) as lock, Server(feeder.host) as server:
         made(folder, template, feeder.ranks)
@@ -251,7 +261,7 @@ def _streamed(feeder: Inlet | Forcing, target: str, planes_from: PlanesFrom, fol
             _token_file(folder, server.token) as token,
             Solver(command, folder, {"PENSTOCK_TOKEN_FILE": str(token)}, lock) as solver,
         ):
-            link = server.accept(solver.running)
+            link = server.accept(solver.running, feeder.silent_seconds)
             if link is not None:
                 yield from _served(feeder, link, solver, planes_from)
             elif not (went_on and solver.wait() == 0):
@@ -273,6 +283,8 @@ def _served(feeder: Inlet | Forcing, link: Link, solver: Solver, planes_from: Pl
             raise JobError(solver.death("after the stream's end"))
     except Gone:
         raise JobError(solver.death(where)) from None
+    except Silent as error:
+        raise JobError(f"the solver fell silent {where}: {error} Its log is {solver.log}") from None
     except GeneratorExit:
         link.fail("the generator's reader went away")
         solver.wait()

@@ -23,14 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from penstock.errors import JobError
-from penstock.formats.openfoam import pieces, read_dictionary, times
+from penstock.formats.openfoam import pieces, read_dictionary, times, written_whole
 from penstock.solvers.openfoam.case import environment, prepared, run
 from penstock.solvers.openfoam.log import fault
 
 __all__ = ["Solver", "configure", "controlled", "ended", "held", "made", "resumed", "solver_command"]
 
 _NOBODY = 65534
-_STEP = re.compile(r"^Time = (\S+)$|^ExecutionTime = ", re.MULTILINE)
+_GOES_ON = "penstock: goes on from time"
+_STEP = re.compile(rf"^Time = (\S+)$|^ExecutionTime = |^{_GOES_ON} (\S+)$", re.MULTILINE)
 _TAIL_BYTES = 1 << 16
 _GRACE_SECONDS = 5.0
 _LOCK_SECONDS = 30.0
@@ -138,13 +139,25 @@ def forget_after(folder: Path, last: float) -> None:
 
 
 def resumed(folder: Path) -> bool:
-    """Remove what a killed run has written in part; whether there was a run before."""
+    """Remove what a killed run has written in part, and note in its log where it goes on; whether there was a run.
+
+    The log knows of the first rank only, so each rank's files of the time are looked at as well.
+    """
     log = folder / "log"
     if not log.exists():
         return False
-    done = finished_time(log)
-    forget_after(folder, done if done is not None else min(map(float, times(folder)), default=0.0))
+    last = _last_whole(folder, finished_time(log))
+    forget_after(folder, float(last))
+    with log.open("a") as file:
+        file.write(f"\n{_GOES_ON} {last}\n")
     return True
+
+
+def _last_whole(folder: Path, done: float | None) -> str:
+    """The last time up to *done* that is written in full; else the first, with which the run was made."""
+    first, *later = times(folder) or ("0",)
+    reached = [name for name in later if done is not None and float(name) <= done]
+    return next((name for name in reversed(reached) if written_whole(folder, name)), first)
 
 
 def controlled(case: Path, name: str) -> float:
@@ -157,15 +170,26 @@ def controlled(case: Path, name: str) -> float:
 
 
 def ended(folder: Path) -> bool:
-    """Whether the solver has done its last step; the last time may be off by rounding."""
+    """Whether the solver has done its last step and written it on all ranks; the time may be off by rounding."""
     if not (folder / "system" / "controlDict").exists():
         return False
     done = finished_time(folder / "log")
-    return done is not None and done > controlled(folder, "endTime") - 0.5 * controlled(folder, "deltaT")
+    if done is None or done < controlled(folder, "endTime") - 0.5 * controlled(folder, "deltaT"):
+        return False
+    return not _torn(folder)
+
+
+def _torn(folder: Path) -> bool:
+    """Whether the newest time that any rank has begun to write is not there in full."""
+    begun = {name for case in pieces(folder) or (folder,) for name in times(case)}
+    return len(begun) > 1 and not written_whole(folder, max(begun, key=float))
 
 
 def finished_time(log: Path) -> float | None:
-    """The time of the last step that the solver has finished, its files included, as its log says."""
+    """The time of the last step that the solver has finished, as the log of its first rank says.
+
+    A run that went on from an earlier time has not finished what its log says of before.
+    """
     if not log.exists():
         return None
     with log.open("rb") as file:
@@ -175,6 +199,8 @@ def finished_time(log: Path) -> float | None:
     for match in _STEP.finditer(text):
         if match[1]:
             seen = float(match[1])
+        elif match[2]:
+            done = seen = float(match[2])
         elif seen is not None:
             done = seen
     return done
@@ -240,6 +266,8 @@ class Solver:
             if not self.running():
                 return
             os.killpg(self._process.pid, number)
+            # One that was stopped hears nothing else before.
+            os.killpg(self._process.pid, signal.SIGCONT)
             self.wait()
 
     def death(self, when: str) -> str:

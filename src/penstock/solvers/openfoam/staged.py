@@ -29,6 +29,7 @@ import numpy as np
 from penstock.errors import JobError
 from penstock.formats.openfoam import pieces, read_case_mesh, read_dictionary, read_field, times, write_field
 from penstock.solvers.openfoam.ahead import Plane, made_ahead
+from penstock.solvers.openfoam.case import local_folder
 from penstock.solvers.openfoam.exchange import State
 from penstock.solvers.openfoam.process import Solver, configure, held, made, resumed, solver_command
 
@@ -132,7 +133,7 @@ def by_gate(inlet: Inlet, planes_from: PlanesFrom, folder: Path) -> Iterator[Sta
 
 
 def _prepared(inlet: Inlet, folder: Path, functions: str) -> _Schedule:
-    template = Path(inlet.case).absolute()
+    template = local_folder(inlet.case).absolute()
     made(folder, template, inlet.ranks)
     resumed(folder)
     configure(folder, template, functions)

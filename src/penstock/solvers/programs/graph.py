@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.core.reading import Check
 from penstock.solvers.programs.adjacency import symmetric
 from penstock.solvers.programs.results import write_arrays
 from penstock.solvers.programs.rows import bounds, gather_rows, own_rows, require_ranks
@@ -46,6 +47,7 @@ class Config:
         duplicate: rows at least this similar are near-duplicates.
         keep: which of them stay.
         result: path of the ``.npz`` that rank 0 writes.
+        check: how files are held against the manifest.
     """
 
     reference: dict[str, Any]
@@ -55,6 +57,7 @@ class Config:
     duplicate: float
     keep: Literal["component", "greedy"]
     result: str
+    check: Check = "sha256"
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def solve(config: Config, comm: Comm) -> None:
     """
     require_ranks(comm, config.tasks)
     rows = int(config.reference["rows"])
-    found = own_rows(comm, config.reference, ["neighbour", "similarity"])
+    found = own_rows(comm, config.reference, ["neighbour", "similarity"], config.check)
     near = Graph.of(found["neighbour"], found["similarity"], config.least, rows, comm)
     same = Graph.of(found["neighbour"], found["similarity"], config.duplicate, rows, comm)
     arrays = {

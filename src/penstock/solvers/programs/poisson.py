@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.core.reading import Check
 from penstock.solvers.programs.results import write_arrays
 from penstock.solvers.programs.rows import bounds, gather_rows, own_rows, require_ranks
 from penstock.solvers.programs.waves import Field, Spectrum, Waves
@@ -65,6 +66,7 @@ class Config:
         steps: into which the time is cut.
         output: ``rows`` asks for the solution at the points, ``grid`` for all of it.
         result: path of the ``.npz`` that rank 0 writes.
+        check: how files are held against the manifest.
     """
 
     reference: dict[str, Any]
@@ -81,6 +83,7 @@ class Config:
     steps: int
     output: Literal["rows", "grid"]
     result: str
+    check: Check = "sha256"
 
 
 def main() -> None:
@@ -100,7 +103,7 @@ def solve(config: Config, comm: Comm) -> None:
     """
     require_ranks(comm, config.tasks)
     places = [*config.points, *config.forcing, *([config.mask] if config.mask else [])]
-    values = own_values(comm, config.reference, places)
+    values = own_values(comm, config.reference, places, config.check)
     count = len(config.forcing)
     points, forcing, mask = values[:, :2], values[:, 2 : 2 + count], values[:, 2 + count :]
     waves, box = Waves(config.grid, comm), Box.of(points, config.period, comm)
@@ -121,13 +124,13 @@ def solve(config: Config, comm: Comm) -> None:
         write_arrays(config.result, arrays)
 
 
-def own_values(comm: Comm, reference: Mapping[str, Any], places: Sequence[Place]) -> Floats:
+def own_values(comm: Comm, reference: Mapping[str, Any], places: Sequence[Place], check: Check) -> Floats:
     """The values of our rows, ``"own place"``.
 
     Raises:
         ValueError: some are not finite.
     """
-    arrays = own_rows(comm, reference, sorted({column for column, _ in places}))
+    arrays = own_rows(comm, reference, sorted({column for column, _ in places}), check)
     values = np.stack([component(arrays[column], number) for column, number in places], axis=1)
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):

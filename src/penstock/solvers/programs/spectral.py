@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.core.reading import Check
 from penstock.solvers.programs.adjacency import symmetric
 from penstock.solvers.programs.results import write_arrays
 from penstock.solvers.programs.rows import bounds, gather_rows, own_rows, require_ranks
@@ -50,6 +51,7 @@ class Config:
         max_clusters: labels are made for 2 to this many.
         seed: of the first vectors and of k-means.
         result: path of the ``.npz`` that rank 0 writes.
+        check: how files are held against the manifest.
         dense_rows: up to so many rows the eigenvectors are found by a dense solver.
     """
 
@@ -62,6 +64,7 @@ class Config:
     max_clusters: int
     seed: int
     result: str
+    check: Check = "sha256"
     dense_rows: int = 200
 
 
@@ -101,7 +104,7 @@ def adjacency(config: Config, comm: Comm) -> Sparse:
 
     start, stop = (int(edge) for edge in bounds(config.rows, comm.size)[comm.rank : comm.rank + 2])
     reference = {name: getattr(config, name) for name in ("dataset", "version", "rows", "sha256")}
-    found = own_rows(comm, reference, ["neighbour", "similarity"])
+    found = own_rows(comm, reference, ["neighbour", "similarity"], config.check)
     matrix = symmetric(found["neighbour"], found["similarity"], start, config.rows, comm)
     own = matrix @ np.ones(config.rows)
     lonely = np.flatnonzero(own == 0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from itertools import accumulate, islice, repeat
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from penstock.errors import JobError
-from penstock.formats.openfoam import read_field, read_mesh
+from penstock.formats.openfoam import read_field, read_mesh, written_whole
 from penstock.solvers.openfoam.case import environment
 from penstock.solvers.openfoam.live import Forcing, Inlet, built_plugin
+from penstock.solvers.openfoam.process import finished_time
 
 FACES, STEPS = 8, 20
 INLET = "type fixedValue; value uniform (1 0 0);"
@@ -112,10 +114,11 @@ def test_a_plane_holds_for_the_interval(channel, tmp_path):
     assert all(np.array_equal(values, plane(1)) for values in held)
 
 
-def test_streamed_planes_give_what_openfoam_makes_of_staged_files_bit_for_bit(channel, tmp_path):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_streamed_planes_give_what_openfoam_makes_of_staged_files_bit_for_bit(channel, tmp_path, ranks):
     """Against OpenFOAM's own timeVaryingMappedFixedValue, and files that were all there before the start."""
     case = channel()
-    subprocess.run(["blockMesh"], cwd=case, env=environment(case), check=True, capture_output=True)
+    called(case, "blockMesh")
     staged = shutil.copytree(case, tmp_path / "staged")
     velocity = (staged / "0/U").read_text()
     mapped = (
@@ -129,9 +132,18 @@ def test_streamed_planes_give_what_openfoam_makes_of_staged_files_bit_for_bit(ch
         (data / repr(moment) / "U").write_text(listed(plane(max(number - 1, 0))))
     mesh = read_mesh(case / "constant/polyMesh")
     (data / "points").write_text(listed(mesh.face_centres[mesh.patch("inlet").faces]))
-    subprocess.run(["icoFoam"], cwd=staged, env=environment(staged), check=True, capture_output=True)
-    list(Inlet(str(case)).feed(planes_from, tmp_path / "run"))
+    if ranks > 1:
+        called(staged, "decomposePar")
+    called(staged, *(["mpirun.openmpi", "-n", str(ranks), "icoFoam", "-parallel"] if ranks > 1 else ["icoFoam"]))
+    list(Inlet(str(case), ranks=ranks).feed(planes_from, tmp_path / "run"))
+    assert [len(list(folder.glob("processor*"))) for folder in (staged, tmp_path / "run")] == [
+        ranks if ranks > 1 else 0
+    ] * 2
     assert same(tmp_path / "run", staged)
+
+
+def called(case, *command):
+    subprocess.run(command, cwd=case, env=environment(case), check=True, capture_output=True)
 
 
 def listed(rows):
@@ -193,9 +205,15 @@ def solver_pids(folder):
 
 
 def killed_at(step, states, folder):
+    signalled_at(step, states, folder, signal.SIGKILL)
+
+
+def signalled_at(step, states, folder, number):
+    """Send all ranks a signal."""
     for state in states:
         if state.step == step:
-            os.kill(solver_pids(folder)[0], signal.SIGKILL)
+            for pid in solver_pids(folder):
+                os.kill(pid, number)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -220,6 +238,59 @@ def test_times_that_were_written_in_part_are_written_anew(channel, tmp_path, und
     assert next(iter(inlet.feed(planes_from, folder))).step == 10
     list(inlet.feed(planes_from, folder))
     assert same(folder, undisturbed())
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("left", [lambda time: cut(time / "U"), lambda time: (time / "p").unlink(), shutil.rmtree])
+def test_a_time_that_one_rank_has_in_part_is_written_anew(channel, tmp_path, undisturbed, left):
+    """All ranks were killed when the first had said that its step is done, and the second was still writing."""
+    inlet, folder = Inlet(str(channel()), ranks=2, ahead=0), tmp_path / "run"
+    with pytest.raises(JobError, match="the solver died after step 12"):
+        killed_at(12, inlet.feed(planes_from, folder), folder)
+    assert finished_time(folder / "log") >= 0.05
+    left(folder / "processor1" / "0.05")
+    states = list(inlet.feed(planes_from, folder))
+    assert (states[0].step, states[-1].step) == (5, STEPS)
+    assert same(folder, undisturbed(2))
+
+
+def test_an_end_that_one_rank_has_in_part_is_no_end(channel, tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    inlet = Inlet(str(channel()), uri=str(folder), ranks=2)
+    list(inlet.feed(planes_from, folder))
+    assert inlet.done()
+    cut(folder / "processor1" / "0.1" / "U")
+    assert not inlet.done()
+    assert next(iter(inlet.feed(planes_from, folder))).step == 15
+    assert not inlet.done(), "the log's older lines do not count"
+    list(inlet.feed(planes_from, folder))
+    assert inlet.done()
+    assert same(folder, undisturbed(2))
+
+
+@pytest.mark.parametrize("format_", ["binary", "ascii", "compressed"])
+def test_all_files_that_a_solver_writes_are_seen_to_be_whole(channel, tmp_path, format_):
+    case = channel(steps=10)
+    path = case / "system" / "controlDict"
+    text = path.read_text()
+    text = text.replace("writeFormat binary", "writeFormat ascii") if format_ == "ascii" else text
+    path.write_text(
+        text.replace("writeCompression off", f"writeCompression {'on' if format_ == 'compressed' else 'off'}")
+    )
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        list(Inlet(str(case), ranks=ranks).feed(planes_from, folder))
+        assert all(written_whole(folder, time) for time in ("0.025", "0.05"))
+        for file in list((folder / "processor1" if ranks > 1 else folder).joinpath("0.05").rglob("*")):
+            if file.is_file():
+                whole = file.read_bytes()
+                file.write_bytes(whole[: len(whole) // 2])
+                assert not written_whole(folder, "0.05"), file
+                file.write_bytes(whole)
+        assert written_whole(folder, "0.05")
 
 
 def test_a_finished_run_is_not_run_again(channel, tmp_path):
@@ -260,6 +331,41 @@ def test_without_the_plugin_a_killed_run_goes_on_too(channel, tmp_path, undistur
     states = list(inlet.feed(planes_from, folder))
     assert states[0].step in {5, 10}
     assert abs(field(folder).internal - field(undisturbed()).internal).max() < 1e-11
+
+
+@pytest.mark.parametrize(("host", "ranks"), [("", 1), ("127.0.0.1", 1), ("127.0.0.1", 2)])
+def test_a_solver_that_was_stopped_is_given_up_and_the_run_goes_on(channel, tmp_path, undisturbed, host, ranks):
+    """Its connection stays open and the kernel answers for it, so nothing else would tell."""
+    inlet, folder = Inlet(str(channel()), host=host, ranks=ranks, ahead=0, silent_seconds=5.0), tmp_path / "run"
+    with pytest.raises(JobError, match=r"the solver fell silent after step 12, time 0.06: no sign of life for 5 s;"):
+        signalled_at(12, inlet.feed(planes_from, folder), folder, signal.SIGSTOP)
+    assert not solver_pids(folder)
+    assert next(iter(inlet.feed(planes_from, folder))).step == 10
+    list(inlet.feed(planes_from, folder))
+    assert same(folder, undisturbed(ranks))
+
+
+def test_a_slow_solver_is_waited_for(channel, tmp_path, undisturbed):
+    """A step takes four seconds, since the second rank is held; silence is borne for less."""
+    inlet, folder = Inlet(str(channel()), ranks=2, ahead=0, silent_seconds=1.5), tmp_path / "run"
+    moments = {}
+    for state in inlet.feed(planes_from, folder):
+        moments[state.step] = time.monotonic()
+        if state.step == 12:
+            threading.Timer(4.0, os.kill, (held_rank(folder), signal.SIGCONT)).start()
+    assert moments[13] - moments[12] > 3.5
+    assert same(folder, undisturbed(2))
+
+
+def held_rank(folder):
+    """Stop the second rank; its pid."""
+    [second] = [pid for pid in solver_pids(folder) if rank_of(pid) == "1"]
+    os.kill(second, signal.SIGSTOP)
+    return second
+
+
+def rank_of(pid):
+    return re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{pid}/environ").read_bytes())[1].decode()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(channel, tmp_path, monkeypatch):
@@ -359,9 +465,9 @@ def test_a_plugin_of_another_version(channel, tmp_path, monkeypatch):
     monkeypatch.setattr("penstock.solvers.openfoam.exchange.VERSION", 7)
     told, log = refused(Inlet(str(channel())), tmp_path / "run")
     assert (
-        "the solver's plugin speaks version 1 of the protocol, and Penstock version 7; build plugins/openfoam" in told
+        "the solver's plugin speaks version 2 of the protocol, and Penstock version 7; build plugins/openfoam" in told
     )
-    assert "speaks version 1 of the protocol" in log
+    assert "speaks version 2 of the protocol" in log
 
 
 # --- waiting ---------------------------------------------------------------------------------------------
@@ -409,13 +515,27 @@ def test_a_plane_may_depend_on_the_state_before_it(channel, tmp_path):
 
 
 def test_over_tcp_the_result_is_the_same(channel, tmp_path, undisturbed):
-    inlet = Inlet(str(channel()), host="127.0.0.1", ranks=2)
-    for _ in inlet.feed(planes_from, tmp_path / "run"):
+    inlet = Inlet(str(channel()), host="127.0.0.1", ranks=2, ahead=0)
+    for state in inlet.feed(planes_from, tmp_path / "run"):
         [token] = (tmp_path / "run").glob("token.*")
         assert token.stat().st_mode & 0o777 == 0o600
+        if state.step == 3:
+            assert probed((tmp_path / "run/system/controlDict").read_text())
     assert not list((tmp_path / "run").glob("token.*"))
     assert "tcp:127.0.0.1:" in (tmp_path / "run/system/controlDict").read_text()
     assert same(tmp_path / "run", undisturbed(2))
+
+
+def probed(controls):
+    """Whether at both ends of the idle connection the kernel will look within 10 s if the other node is there."""
+    port = int(re.search(r'"tcp:127.0.0.1:(\d+)"', controls)[1])
+    soon, deadline = [], time.monotonic() + 5
+    while soon != [True, True] and time.monotonic() < deadline:
+        time.sleep(0.05)  # until what was sent is acknowledged, another timer runs
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ends = [row[5].split(":") for row in rows if row[3] == "01" and f":{port:04X}" in row[1] + row[2]]
+        soon = [kind == "02" and int(when, 16) <= 10 * os.sysconf("SC_CLK_TCK") for kind, when in ends]
+    return soon == [True, True]
 
 
 # --- forces ----------------------------------------------------------------------------------------------

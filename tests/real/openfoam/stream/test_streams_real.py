@@ -1,6 +1,5 @@
 """Streams of a pipeline file into a running OpenFOAM: rows by one process and by Ray, killed and not."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,11 +10,14 @@ import psutil
 import pytest
 
 from penstock.core import spec
-from penstock.core.streaming import runs
-from penstock.errors import SchemaError
-from penstock.formats.openfoam import read_case_field, times
+from penstock.core.batch import to_numpy
+from penstock.core.streaming import making, runs
+from penstock.errors import JobError, SchemaError, SpecError
+from penstock.formats.openfoam import read_case_field, times, written_whole
 from penstock.runners.inline import Inline
 from penstock.runners.ray import Ray
+from penstock.solvers.openfoam.live import Forcing
+from penstock.solvers.openfoam.process import held
 
 FILE = """
 [stream.flow]
@@ -95,24 +97,36 @@ def channel(channel):
 
 
 def test_a_driver_that_was_killed_goes_on_to_the_same_bits(file):
+    """Two drivers are killed in the middle; each later one goes on where the one before it was."""
     whole = streamed(file("whole", steps=200), Inline(), [])[1]
     path = file("killed", steps=200)
     command = [sys.executable, "-m", "penstock", "run", str(path), "--only", "flow"]
-    for step in (0.2, 0.5):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if (path.parent / "run" / f"{step:g}").exists():
-                os.killg(process.pid, signal.SIGKILL) if False else os.kill(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.005)
-        assert process.wait() in (-signal.SIGKILL, 0)
+    reached = [killed_when(path.parent / "run" / f"{time_:g}", command) for time_ in (0.2, 0.5)]
+    assert 0.2 <= reached[0] < reached[1] < 1.0
+    assert runs(str(path.parent / "run")) == [], "a kill leaves nothing of its run"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "flow: the solver has ended" in done.stdout
+    (noted,) = runs(str(path.parent / "run"))
+    assert noted["ended"]
+    assert noted["told"]["planes"] == round((1.0 - reached[1]) / 0.005), "the third made the rest, and no more"
     end, found = velocity(path.parent / "run")
     assert end == pytest.approx(1.0)
     assert np.array_equal(found, whole)
+
+
+def killed_when(written, command):
+    """Kill the driver when its solver has written a time, and wait for the solver's end; the last whole time."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not written.exists():
+        assert process.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    with held(written.parent):
+        return max(float(name) for name in times(written.parent) if written_whole(written.parent, name))
 
 
 def test_an_actor_that_was_killed_makes_its_rows_again(file):
@@ -132,6 +146,62 @@ def test_an_actor_that_was_killed_makes_its_rows_again(file):
     ray.stream(spec.load(path).streams[0], kill)
     assert killed
     assert np.array_equal(velocity(path.parent / "run")[1], whole)
+
+
+FORCED = """
+[stream.flow]
+source = {{ use = "seeds", count = 20, unit_rows = 3 }}
+into = {{ use = "forcing", case = "{case}", uri = "run", column = "velocity", force = "kick" }}
+
+[[stream.flow.step]]
+use = "kolmogorov"
+resolution = 16
+spin_up_seconds = 0.2
+"""
+
+
+def test_a_column_on_a_grid_is_a_force_in_all_cells(box, tmp_path):
+    """Held against planes that are put together by hand: two components become three, x runs fastest."""
+    case, path = box(), tmp_path / "flow.toml"
+    path.write_text(FORCED.format(case=case))
+    stream, said = spec.load(path).streams[0], []
+    Inline().stream(stream, said.append)
+    with making(stream) as make:
+        fields = np.concatenate([to_numpy(make(unit)["velocity"]) for unit in stream.source.units()])
+    assert fields.shape == (20, 2, 16, 16)
+    assert np.abs(fields[:, 0] - fields[:, 1].transpose(0, 2, 1)).max() > 0.1, "rows and columns differ"
+
+    def planes(first):
+        for u, v in fields[first:]:
+            yield np.array([[u[y, x], v[y, x], 0.0] for y in range(16) for x in range(16)])
+
+    states = list(Forcing(str(case), force="kick").feed(planes, tmp_path / "fed"))
+    end, found = velocity(tmp_path / "run")
+    assert end == pytest.approx(0.2)
+    assert np.array_equal(found, states[-1].values)
+    assert np.array_equal(found, velocity(tmp_path / "fed")[1])
+    assert np.abs(found[:, :2]).max() > 0.01
+    assert (said[-1]["solver_time"], said[-1]["planes"]) == (pytest.approx(0.2), 20)
+    told = len(said)
+    Inline().stream(stream, said.append)
+    assert len(said) == told, "a run that is done is not done again"
+
+
+def test_a_force_of_another_grid_is_refused(box, tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text(FORCED.format(case=box(n=8)))
+    with pytest.raises(
+        JobError, match=r"the plane for step 0 has shape \[256, 3\], and the mesh needs \[64, 3\] for U"
+    ):
+        Inline().stream(spec.load(path).streams[0], print)
+
+
+def test_addresses_that_are_no_folders_are_refused_in_the_file(file):
+    path = file("away")
+    said = "s3://lake/x is no folder, and OpenFOAM works in folders only; copy the case to one, and name that"
+    for name in ("case", "uri"):
+        with pytest.raises(SpecError, match=said):
+            spec.load(path, {f"stream.flow.into.{name}": "s3://lake/x"})
 
 
 def test_what_cannot_be_fed_is_refused_before_the_solver_starts(file, tmp_path):

@@ -2,7 +2,8 @@
 """Stands in for OpenFOAM with the plugin: reads its controlDict, says hello, and takes a plane for each step.
 
 Its velocity after a step is the plane of that step, so what it writes tells what it was given. The environment says
-how it misbehaves: ``MISBEHAVE=die|fatal|nan|magic|version|strange|silent`` at step ``AT``.
+how it misbehaves: ``MISBEHAVE=die|fatal|nan|short|magic|version|slow|stopped|left`` at step ``AT``. When it is *slow*
+it takes two seconds and shows that it lives; when it has *left*, another process still holds its end of the stream.
 """
 
 import math
@@ -11,10 +12,12 @@ import re
 import signal
 import socket
 import struct
+import time
 from pathlib import Path
 
 HEAD = struct.Struct("<4sHHq")
-HELLO, WELCOME, STATE, PLANE, FAILURE, END = 1, 2, 3, 4, 5, 6
+HELLO, WELCOME, STATE, PLANE, FAILURE, END, ALIVE = 1, 2, 3, 4, 5, 6, 7
+LAST_LINE = "// ************************************************************************* //\n"
 FACES = 4
 NUMBERS = f"<{3 * FACES}d"
 
@@ -36,8 +39,33 @@ def receive(sock):
     return payload
 
 
-def send(sock, kind, payload, magic=b"PSTK", version=1):
+def send(sock, kind, payload, magic=b"PSTK", version=2):
     sock.sendall(HEAD.pack(magic, version, kind, len(payload)) + payload)
+
+
+def misbehave(sock, how):
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "fatal":
+        raise SystemExit("--> FOAM FATAL ERROR: \nthe mesh is bad\n\n    From function x\nFOAM exiting\n")
+    if how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "slow":
+        for _ in range(20):
+            send(sock, ALIVE, b"")
+            time.sleep(0.1)
+    if how == "left":
+        if os.fork():
+            os.kill(os.getpid(), signal.SIGKILL)
+        while sock.recv(1 << 16):
+            pass
+        os._exit(0)
+
+
+def write(folder, velocity):
+    (folder / "uniform").mkdir(parents=True)
+    (folder / "uniform" / "time").write_text(LAST_LINE)
+    (folder / "velocity").write_bytes(velocity + b"\n" + LAST_LINE.encode())
 
 
 def main():
@@ -52,7 +80,7 @@ def main():
     start = max(int(path.name) for path in Path().iterdir() if path.name.isdigit())
     velocity = struct.pack(NUMBERS, *[1.0] * 3 * FACES)
     if (Path(str(start)) / "velocity").exists():
-        velocity = (Path(str(start)) / "velocity").read_bytes()
+        velocity = (Path(str(start)) / "velocity").read_bytes()[: len(velocity)]
     if start == steps:
         return
     token = Path(os.environ["PENSTOCK_TOKEN_FILE"]).read_bytes()
@@ -62,10 +90,8 @@ def main():
     send(sock, HELLO, told, *((b"HTTP",) if how == "magic" else ()), **({"version": 9} if how == "version" else {}))
     receive(sock)
     for step in range(start, steps + 1):
-        if step == at and how == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step == at and how == "fatal":
-            raise SystemExit("--> FOAM FATAL ERROR: \nthe mesh is bad\n\n    From function x\nFOAM exiting\n")
+        if step == at:
+            misbehave(sock, how)
         if step % interval == 0 or step in (start, steps):
             values = struct.pack(NUMBERS, *[math.nan] * 3 * FACES) if step == at and how == "nan" else velocity
             values = values[24:] if step == at and how == "short" else values
@@ -75,8 +101,7 @@ def main():
         if step < steps:
             done = step + 1
             if done % 5 == 0 or done == steps:
-                Path(str(done)).mkdir()
-                (Path(str(done)) / "velocity").write_bytes(velocity)
+                write(Path(str(done)), velocity)
             print(f"Time = {done}\n\nExecutionTime = 0 s\n", flush=True)
     send(sock, END, b"")
 

@@ -1,9 +1,11 @@
 """The stream's protocol: whatever way the bytes are cut, and whoever connects."""
 
+import errno
 import os
 import socket
 import struct
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import JobError
-from penstock.solvers.openfoam.exchange import HEAD, HELLO, STATE, STEP, VERSION, Gone, Kind, Link, Server, fill
+from penstock.solvers.openfoam.exchange import (
+    HEAD,
+    HELLO,
+    STATE,
+    STEP,
+    VERSION,
+    Gone,
+    Kind,
+    Link,
+    Server,
+    Silent,
+    fill,
+    kept_alive,
+)
 
 
 def frame(kind, payload=b"", magic=b"PSTK", version=VERSION):
@@ -161,7 +176,7 @@ def test_a_bad_plane_is_refused_and_the_solver_is_told(pair, plane, said):
         (state([0, 1, np.nan, 0, 0, 0]), "the solver's U is NaN or infinite in 1 of 6 numbers, the first at [0, 2] at"),
         (frame(Kind.PLANE), "the solver sent frame 4 where a state was due"),
         (frame(Kind.FAILURE, b"no such patch"), "the solver gave up: no such patch"),
-        (frame(Kind.STATE, version=5), "the solver's plugin speaks version 5 of the protocol, and Penstock version 1;"),
+        (frame(Kind.STATE, version=5), "the solver's plugin speaks version 5 of the protocol, and Penstock version 2;"),
         (b"GET / HTTP/1.1\r\n", "who connected is no solver of Penstock: it sent b'GET ' where b'PSTK' was due"),
     ],
 )
@@ -180,6 +195,70 @@ def test_a_solver_that_goes_away_in_the_middle(pair, cut):
     theirs.close()
     with pytest.raises(Gone, match="the solver closed the stream without a word"):
         link.receive()
+
+
+def quiet(pair, look=lambda: True, silent_seconds=0.2):
+    """A link to a solver that has said hello, and says nothing more."""
+    link = Link(pair[0]._sock, look, silent_seconds)
+    pair[1].sendall(hello())
+    link.greet("secret")
+    return link
+
+
+def test_a_solver_that_shows_no_sign_of_life_is_given_up(pair):
+    with pytest.raises(Silent, match=r"no sign of life for 0.2 s; is it stopped, or its node lost\?"):
+        quiet(pair).receive()
+
+
+def test_a_solver_that_takes_nothing_is_given_up(pair):
+    pair[0]._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)
+    link = quiet(pair)
+    with pytest.raises(Silent, match=r"no sign of life for 0.2 s"):
+        link._send(bytes(1 << 20))
+
+
+def test_a_slow_solver_that_shows_that_it_lives_is_waited_for(pair):
+    """Ten times as long as a silent one."""
+    link = quiet(pair)
+
+    def solver():
+        for _ in range(20):
+            pair[1].sendall(frame(Kind.ALIVE))
+            time.sleep(0.1)
+        pair[1].sendall(state(np.ones(6)))
+
+    thread = threading.Thread(target=solver)
+    thread.start()
+    assert link.receive().values.sum() == 6
+    thread.join()
+
+
+def test_a_connection_that_outlives_its_solver_is_no_sign_of_life(pair, monkeypatch):
+    monkeypatch.setattr("penstock.solvers.openfoam.exchange._LOOK_SECONDS", 0.01)
+    with pytest.raises(Gone, match="the solver has ended, and its stream is open still"):
+        quiet(pair, lambda: False, 60).receive()
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
+def test_a_node_that_is_lost(number):
+    class Lost(Chunked):
+        def recv_into(self, view):
+            raise OSError(number, "what the kernel says when its probes have no answer")
+
+    link = Link(sock := Chunked([hello()]))
+    link.greet("secret")
+    sock.recv_into = Lost([]).recv_into
+    with pytest.raises(Silent, match="its node does not answer any more"):
+        link._receive(memoryview(bytearray(4)))
+
+
+def test_the_kernel_probes_an_idle_connection():
+    with socket.socket() as sock:
+        kept_alive(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, every, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle + every * count == 30
 
 
 def test_sending_to_a_solver_that_is_gone(pair):

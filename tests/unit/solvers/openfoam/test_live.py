@@ -1,12 +1,16 @@
 """Feeding a solver that stands in for OpenFOAM: going on, waiting, and what is said of the dead."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from penstock.errors import JobError
+from penstock.core.batch import tensor_type
+from penstock.errors import JobError, SpecError
+from penstock.solvers.openfoam.case import Case
 from penstock.solvers.openfoam.live import Forcing, Inlet
 
 SOLVER = Path(__file__).with_name("streaming_solver.py")
@@ -95,6 +99,33 @@ def test_a_solver_that_dies_is_named_and_the_run_goes_on_from_what_was_written(i
 @pytest.mark.parametrize(
     ("how", "said"),
     [
+        ("stopped", "the solver fell silent after step 6, time 6: no sign of life for 1 s; is it stopped, or its node"),
+        ("left", "the solver died after step 6, time 6: streaming_solver.py was ended by signal 9 at time 7; its log"),
+    ],
+)
+@pytest.mark.parametrize("host", ["", "127.0.0.1"])
+def test_a_solver_that_is_not_heard_any_more_ends_the_run_in_seconds(inlet, tmp_path, monkeypatch, how, said, host):
+    """Its end of the stream stays open: nothing else would tell that nobody will speak."""
+    monkeypatch.setenv("MISBEHAVE", how)
+    monkeypatch.setenv("AT", "7")
+    with pytest.raises(JobError) as raised:
+        fed(inlet(host=host, silent_seconds=1.0), tmp_path / "run")
+    assert said in str(raised.value)
+    monkeypatch.delenv("MISBEHAVE")
+    states = fed(inlet(), tmp_path / "run")
+    assert (states[0], states[-1]) == ((5, plane(4)), (12, plane(11)))
+
+
+def test_a_slow_solver_is_waited_for(inlet, tmp_path, monkeypatch):
+    """Two seconds for a step, where silence is borne for half a second."""
+    monkeypatch.setenv("MISBEHAVE", "slow")
+    monkeypatch.setenv("AT", "7")
+    assert fed(inlet(silent_seconds=0.5), tmp_path / "run")[-1] == (12, plane(11))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
         ("magic", "before it came to the stream (who connected is no solver of Penstock: it sent b'HTTP'"),
         ("version", "before it came to the stream (the solver's plugin speaks version 9 of the protocol, and Penstock"),
     ],
@@ -152,3 +183,27 @@ def test_settings_that_make_no_sense():
         Inlet("case", ranks=2, transport="fifo")
     with pytest.raises(ValueError, match="ranks and interval"):
         Forcing("case", ranks=0)
+    with pytest.raises(ValueError, match="silent_seconds is 0; it must be more than 0"):
+        Forcing("case", silent_seconds=0)
+
+
+@pytest.mark.parametrize("feeder", [Inlet, Forcing])
+def test_addresses_that_are_no_folders(feeder, tmp_path, monkeypatch):
+    """They do not become folders of that name here."""
+    monkeypatch.chdir(tmp_path)
+    said = "s3://lake/flow is no folder, and OpenFOAM works in folders only; copy the case to one, and name that"
+    with pytest.raises(SpecError, match=said):
+        feeder("s3://lake/flow", uri="run")
+    with pytest.raises(SpecError, match=said):
+        feeder("case", uri="s3://lake/flow")
+    with pytest.raises(SpecError, match=said):
+        Case("s3://lake/flow").sha256()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_is_a_folder(inlet, tmp_path):
+    given = replace(inlet(), case=f"file://{inlet().case}", uri=f"file://{tmp_path}/run")
+    fed(given, tmp_path / "run")
+    given.schema(pa.schema([("plane", tensor_type(np.float64, 4, 3))]))
+    assert given.done()
+    assert not Path("file:").exists()

@@ -14,6 +14,12 @@ case $folder in
   *) apart='' logs=$folder work=$folder ;;
 esac
 
+own=()  # the results that are this run's alone: of those in a folder that items share, the ones that name the item
+for pattern in "${results[@]}"; do
+  named=${pattern//'{item}'/${PENSTOCK_ITEM:-0}}
+  if [ -n "$apart" ] || [ -z "$tag" ] || [ "$named" != "$pattern" ]; then own+=("$named"); fi
+done
+
 keep() { printf '%s\n' "$2" > "${1%/*}/.${1##*/}.$SLURM_JOB_ID" && mv -f "${1%/*}/.${1##*/}.$SLURM_JOB_ID" "$1"; }
 
 carry() {  # FROM TO, three times at most
@@ -33,7 +39,7 @@ fetch() {
 
 bring() {  # the results, then what was printed
   local pattern file IFS=
-  for pattern in "${results[@]}"; do
+  for pattern in "${own[@]}"; do
     [ "$1" -eq 0 ] || break
     for file in $pattern; do
       if [ -e "$file" ]; then carry "$file" "$folder/$file" || return
@@ -45,25 +51,39 @@ bring() {  # the results, then what was printed
   done
 }
 
-tell() {  # the exit record, one line of JSON
+left() {  # the results as they are here: names, sizes and hashes
+  local pattern file name size comma='' IFS=
+  for pattern in "${own[@]}"; do
+    for file in $pattern; do [ ! -e "$file" ] || find -L "./$file" -type f -print0; done
+  done | sort -zu | xargs -0 -r sha256sum -z -- | while read -r -d '' file; do
+    name=${file:68} size=$(stat -L -c %s -- "${file:66}") || continue
+    name=${name//\\/\\\\}
+    printf '%s{"name": "%s", "bytes": %d, "sha256": "%s"}' "$comma" "${name//\"/\\\"}" "$size" "${file:0:64}"
+    comma=', '
+  done
+}
+
+tell() {  # the exit record, JSON; polls ask for its first line alone
   local tail
   tail=$(tail -n 20 "$logs/stderr$tag" 2> /dev/null | tail -c 2000 | LC_ALL=C tr -cd '\11\12\40-\176' |
     sed 's/\t/ /g; s/[\\"]/\\&/g' | awk '{ printf "%s\\n", $0 }')
   printf '{"code": %d, "why": "%s", "host": "%s", "started": %s, "ended": %s, "attempt": %d, "job": "%s", ' \
     "$1" "$(printf %s "$2" | tr -d '"\\\n')" "$(hostname)" "$started" "$(date +%s.%3N)" \
     "$(cat "$record/attempt")" "$number${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-  printf '"terminated": %s, "warned": %s, "tail": "%s"}\n' "$terminated" "$warned" "$tail"
+  printf '"terminated": %s, "warned": %s,\n' "$terminated" "$warned"
+  [ "$1" -ne 0 ] || printf '"results": [%s], ' "$(left 2>> "$logs/stderr$tag")"
+  printf '"tail": "%s"}\n' "$tail"
 }
 
 finish() {
   local code=$? why=''
   trap '' TERM USR1
   trap - EXIT
-  if [ "$code" -ne 0 ]; then why=${limit:-$phase}; fi
+  if [ "$code" -ne 0 ]; then why=$limit; fi
+  if [ "$code" -ne 0 ] && [ "$terminated" = false ]; then why=$phase; fi
   if [ "$code" -gt 128 ] && [ "$code" -le 192 ]; then code=$((128 - code)); fi
   if [ -n "$apart" ] && ! bring "$code"; then
-    [ "$code" -ne 0 ] || code=74
-    why=$phase
+    if [ "$code" -eq 0 ]; then code=74 why=$phase; elif [ "$terminated" = false ]; then why=$phase; fi
   fi
   tell "$code" "$why" > "$record/exit$tag.new"
   if [ -z "$apart" ]; then

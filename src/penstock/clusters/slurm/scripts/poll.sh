@@ -15,25 +15,22 @@ for id in $ids; do
   cancelled=0
   [ ! -e "$record/cancelled" ] || cancelled=1
   say job "$id" "$attempt" "$items" "$cancelled"
-  shown=0
   for file in "${bad[@]}"; do
     ended='{}'
-    [ $((shown += 1)) -gt 20 ] || read -r ended < "$file"
+    read -r ended < "$file"  # its first line, without the end of stderr
+    case $ended in *,) ended=${ended%,}'}' ;; esac
     say bad "$id" "${file##*/exit}" "$ended"
   done
   if [ "$items" -le "${#good[@]}" ]; then say done "$id"; continue; fi
   names=("${good[@]##*/exit.}")
   [ "$items" -le 1 ] || { IFS=,; say good "$id" "${names[*]%=0}"; unset IFS; }
   numbers[$id]=
-  for file in "$record"/part.*; do
-    number='' && read -r number < "$file" && numbers[$id]+=" $number"
-  done
   first=(0)
   [ "$items" -le 1 ] || mapfile -t first < <(cut -d' ' -f1 "$record/parts")
-  part=0
-  for number in ${numbers[$id]}; do
-    say part "$id" "$number" "${first[part]:-0}"
-    part=$((part + 1)) wanted[$number]=${where%/*}  # the key, which is in the job's name: numbers may be given again
+  for file in "$record"/part.*; do
+    number='' && read -r number < "$file" || continue
+    say part "$id" "$number" "${first[${file##*.}]:-0}"
+    numbers[$id]+=" $number" wanted[$number]=${where%/*}  # the key, which is in the job's name: numbers may be given again
   done
   open+=("$id")
 done
@@ -76,5 +73,5 @@ if found=$(sacct -X -n -P -S now-30days -j "${forgotten#,}" -o jobid,state,jobna
     { state = $2; sub(/ .*/, "", state); split($1, id, "_") }
     state ~ ended && is_ours(id[1], $3) { print "slurm|" id[1] "|" $2 "|" $4 "|" id[2] }' <<< "$found"
 else
-  say sacct 1 "$(flat <<< "$found")"
+  say sacct 1 "${forgotten#,}" "$(flat <<< "$found")"
 fi
