@@ -98,10 +98,10 @@ def notes(journal, what):
 
 
 def wait_for(driver, enough):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while not enough():
         assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < end, "nothing happened for two minutes"
+        assert time.monotonic() < end, "nothing happened for minutes"
         time.sleep(0.05)
 
 

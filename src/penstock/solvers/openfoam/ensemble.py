@@ -76,7 +76,7 @@ class Ensemble:
         files = {"batch.arrow": to_bytes(rows).to_pybytes(), "template.tar": self.case.packed()}
         what = (_PROGRAM, told, self.case.sha256(), digest(rows))
         command = (cluster.python, "-m", _PROGRAM)
-        return Work(self.case.program, what, command, told, ("row.*",), items=rows.num_rows, files=files)
+        return Work(self.case.program, what, command, told, ("row.{item}.*",), items=rows.num_rows, files=files)
 
 
 def _outcome(folder: Path, item: int) -> Outcome:

@@ -54,6 +54,8 @@ end() { # the workers first, for they would complain of a head that is gone
     done
 }
 trap end EXIT
+# Warned of the time limit before there is anything to keep: the next job begins anew.
+trap 'exit 99' USR1
 
 give_up() {
     echo "$1" >&2
