@@ -119,16 +119,16 @@ def folded(line: Pipeline | Stream, end: str, take: Callable[[pa.Schema], Any]) 
 def operators(pipeline: Pipeline) -> tuple[Operator, ...]:
     """Fuse neighbouring steps into as few operators as their places allow.
 
-    A ``function`` rides along with what stands before it, a ``task`` with another task, an ``actor``
-    with an actor of an equal place, apart from concurrency. Reading, when it is a ``function``, rides
-    with the first step that has a place of its own, and so do the functions between them.
+    A ``function`` rides along with what stands before it, as does the client of a ``serve``; a ``task`` with another
+    task, an ``actor`` or ``container`` with one of an equal place, apart from concurrency. Reading, when it is a
+    ``function``, rides with the first step that has a place of its own, and so do the functions between them.
     """
     found = [Operator("task", 0, 0, Place("task") if pipeline.read.kind == "function" else pipeline.read)]
     settled = pipeline.read.kind != "function"
     for index, step in enumerate(pipeline.steps):
         last, place = found[-1], step.place
-        kind: Literal["task", "actor"] = "actor" if place.kind == "actor" else "task"
-        if place.kind == "function" or (settled and kind == last.kind and _alike(place, last.place)):
+        kind: Literal["task", "actor"] = "actor" if place.is_pool else "task"
+        if place.rides or (settled and kind == last.kind and _alike(place, last.place)):
             found[-1] = replace(last, stop=index + 1)
         elif settled:
             found.append(Operator(kind, index, index + 1, place))
@@ -165,6 +165,10 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
             (_called(pipeline, o, parts[0]), o.place.replicas[0], getattr(o.place, name))
             for o in parts
             if o.kind == "actor"
+        ] + [
+            (f"service of {step.name}", step.place.replicas[0], getattr(step.place, name))
+            for step in pipeline.steps
+            if step.place.kind == "serve" and not step.place.address
         ]
         tasks = [(_called(pipeline, o, parts[0]), getattr(o.place, name)) for o in parts if o.kind == "task"]
         largest = max(tasks, key=lambda task: float(task[1]), default=("", 0))
@@ -263,7 +267,8 @@ def equip(pipeline: Pipeline) -> None:
     Raises:
         PlanError: one is not installed.
     """
-    _equip(pipeline.name, pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink)
+    here = [step.stage for step in pipeline.steps if step.place.kind != "container" and not step.place.address]
+    _equip(pipeline.name, pipeline.source, *here, pipeline.sink)
 
 
 def _equip(name: str, *parts: Any) -> None:
