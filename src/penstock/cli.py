@@ -16,6 +16,7 @@ from rich.table import Table
 
 from penstock.commands.copy import copy
 from penstock.commands.gallery import gallery
+from penstock.commands.infra import infra
 from penstock.commands.jobs import jobs
 from penstock.commands.judge import judge
 from penstock.commands.serve import serve
@@ -324,3 +325,4 @@ app.command()(gallery)
 app.add_typer(_table, name="table")
 app.add_typer(_stage, name="stage")
 app.add_typer(jobs, name="jobs")
+app.add_typer(infra, name="infra")

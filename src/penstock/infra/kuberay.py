@@ -2,7 +2,8 @@
 
 Sources: KubeRay, ``ray-operator/apis/ray/v1`` (RayCluster, RayJob, RayService); Ray documentation, "Getting started
 with KubeRay"; Kubernetes, "Pod Security Standards" (restricted). Images carry no registry: a kustomization of yours
-names it (``images: [{name: penstock/ray, newName: HOST/penstock/ray}]``). Pipeline files come from the ConfigMap ``pipelines``.
+names it (``images: [{name: penstock/ray, newName: HOST/penstock/ray}]``). Pipeline files come from the ConfigMap
+``pipelines``.
 """
 
 from __future__ import annotations
