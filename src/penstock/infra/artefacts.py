@@ -10,6 +10,7 @@ import yaml
 
 from penstock.infra import access, budget, filesystem, kuberay, network, parallelcluster, ray_aws, storage
 from penstock.infra.deployment import Deployment
+from penstock.infra.render import HEAD
 
 __all__ = ["ARTEFACTS", "dumped", "rendered"]
 
@@ -24,8 +25,6 @@ ARTEFACTS: tuple[ModuleType, ...] = (
     kuberay,
 )
 """In the order in which they are deployed."""
-
-_HEAD = "# Made by `penstock infra render`: change deploy.toml, not this file.\n"
 
 
 class _Plain(yaml.SafeDumper):
@@ -59,4 +58,4 @@ def _texts(deployment: Deployment) -> Iterator[tuple[str, str]]:
 def dumped(data: Mapping[str, Any]) -> str:
     """YAML in the order of *data*."""
     text: str = yaml.dump(data, Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True)
-    return _HEAD + text
+    return HEAD + text

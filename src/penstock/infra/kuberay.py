@@ -8,7 +8,7 @@ names it (``images: [{name: penstock/ray, newName: HOST/penstock/ray}]``). Pipel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -16,8 +16,14 @@ from penstock.infra.deployment import Deployment, Files, Kubernetes
 
 __all__ = ["render"]
 
+Env: TypeAlias = tuple[dict[str, Any], ...]
+
 FOLDER = "/etc/penstock"
 _USER = 1000
+_TOKEN = {  # asked of who asks, when there is such a secret
+    "name": "PENSTOCK_TOKEN",
+    "valueFrom": {"secretKeyRef": {"name": "penstock", "key": "token", "optional": True}},
+}
 _PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "serve": 8000, "metrics": 8080}
 
 
@@ -45,7 +51,7 @@ def render(deployment: Deployment) -> Files:
             "RayService",
             f"{name}-service",
             asked,
-            {"serveConfigV2": _served(asked), "rayClusterConfig": _cluster(asked)},
+            {"serveConfigV2": _served(asked), "rayClusterConfig": _cluster(asked, _TOKEN)},
         ),
         "kuberay/kustomization.yaml": {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -73,9 +79,9 @@ def _served(asked: Kubernetes) -> str:
     return text
 
 
-def _cluster(asked: Kubernetes) -> dict[str, Any]:
-    groups = [_group("cpu", asked, asked.min_workers, asked.max_workers)]
-    groups += [_group("gpu", asked, 0, asked.gpu_workers, gpus=1)] if asked.gpu_workers else []
+def _cluster(asked: Kubernetes, *env: dict[str, Any]) -> dict[str, Any]:
+    groups = [_group("cpu", asked, (asked.min_workers, asked.max_workers), env)]
+    groups += [_group("gpu", asked, (0, asked.gpu_workers), env, gpus=1)] if asked.gpu_workers else []
     spec = {
         "rayVersion": asked.ray_version,
         "enableInTreeAutoscaling": True,
@@ -88,7 +94,7 @@ def _cluster(asked: Kubernetes) -> dict[str, Any]:
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},  # noqa: S104 (inside its pod)
-            "template": _pod(asked, "ray-head", 0),
+            "template": _pod(asked, "ray-head", env),
         },
         "workerGroupSpecs": groups,
     }
@@ -96,18 +102,18 @@ def _cluster(asked: Kubernetes) -> dict[str, Any]:
     return spec | ({"gcsFaultToleranceOptions": kept} if asked.redis else {})
 
 
-def _group(name: str, asked: Kubernetes, least: int, most: int, gpus: int = 0) -> dict[str, Any]:
+def _group(name: str, asked: Kubernetes, count: tuple[int, int], env: Env, gpus: int = 0) -> dict[str, Any]:
     return {
         "groupName": name,
-        "replicas": least,
-        "minReplicas": least,
-        "maxReplicas": most,
+        "replicas": count[0],
+        "minReplicas": count[0],
+        "maxReplicas": count[1],
         "rayStartParams": {},
-        "template": _pod(asked, "ray-worker", gpus),
+        "template": _pod(asked, "ray-worker", env, gpus),
     }
 
 
-def _pod(asked: Kubernetes, container: str, gpus: int) -> dict[str, Any]:
+def _pod(asked: Kubernetes, container: str, env: Env, gpus: int = 0) -> dict[str, Any]:
     """A pod that keeps to the restricted profile."""
     spec: dict[str, Any] = {
         "securityContext": {
@@ -116,7 +122,7 @@ def _pod(asked: Kubernetes, container: str, gpus: int) -> dict[str, Any]:
             "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(asked, container, gpus)],
+        "containers": [_container(asked, container, env, gpus)],
         "volumes": [
             {"name": "pipelines", "configMap": {"name": "pipelines"}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(asked.memory_gib // 4, 1)}Gi"}},
@@ -126,12 +132,12 @@ def _pod(asked: Kubernetes, container: str, gpus: int) -> dict[str, Any]:
     return {"spec": spec}
 
 
-def _container(asked: Kubernetes, name: str, gpus: int) -> dict[str, Any]:
+def _container(asked: Kubernetes, name: str, env: Env, gpus: int) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": name,
         "image": asked.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": "RAY_DATA_DISABLE_PROGRESS_BARS", "value": "1"}],
+        "env": [{"name": "RAY_DATA_DISABLE_PROGRESS_BARS", "value": "1"}, *env],
         "resources": _resources(str(asked.cpus), f"{asked.memory_gib}Gi", gpus),
         "securityContext": _confined(),
         "volumeMounts": [

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Change", "changes", "write"]
+__all__ = ["HEAD", "Change", "changes", "write"]
+
+HEAD = "# Made by `penstock infra render`: change deploy.toml, not this file.\n"
+"""The first line of every file, by which one that is no longer wanted is known as ours."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Change:
 
 
 def changes(texts: Mapping[str, str], folder: Path) -> list[Change]:
-    """What differs between *texts* and the YAML files in *folder*, by path."""
-    there = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.rglob("*.yaml")}
+    """What differs between *texts* and the files in *folder*, by path; files of others are let alone."""
+    every = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.rglob("*.yaml")}
+    there = {name: text for name, text in every.items() if name in texts or text.startswith(HEAD)}
     names = sorted({*texts, *there})
     return [Change(name, there.get(name), texts.get(name)) for name in names if there.get(name) != texts.get(name)]
 

@@ -38,3 +38,14 @@ def test_the_heads_state_is_kept_in_redis_when_there_is_one(changed):
     options = spec["gcsFaultToleranceOptions"]
     assert options["redisAddress"] == "redis:6379"
     assert options["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}}
+
+
+def test_the_services_token_comes_from_a_secret(example):
+    made = render(example)
+
+    def env(file, key):
+        spec = made[file]["spec"]
+        return [one["name"] for one in spec[key]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]]
+
+    assert "PENSTOCK_TOKEN" in env("kuberay/rayservice.yaml", "rayClusterConfig")
+    assert "PENSTOCK_TOKEN" not in env("kuberay/rayjob.yaml", "rayClusterSpec")

@@ -151,6 +151,8 @@ def test_a_folder_without_a_budget_is_told(clean, tmp_path, monkeypatch):
     [
         ("cloudformation/broken.yaml", "a: [", "ANY-YAML"),
         ("ray/list.yaml", "- 1\n", "ANY-YAML"),
+        ("ray/keys.yaml", "[a]: 1\n", "ANY-YAML"),
+        ("ray/code.yaml", "a: !!python/object/apply:os.getcwd []\n", "ANY-YAML"),
         ("ray/twice.yaml", "a: 1\na: 2\n", "ANY-YAML"),
         ("notes/stray.yaml", "a: 1\n", "ANY-KIND"),
         ("stray.yaml", "a: 1\n", "ANY-KIND"),
