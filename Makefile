@@ -2,13 +2,14 @@
 PENSTOCK = .venv/bin/penstock
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video test check unit bench clean
+.PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video infra infra-tools test check unit bench clean
 help:
 	@echo "make demo             set up, run the main job, print where its report is"
 	@echo "make demo-cluster     the same from Ray to a real Slurm and back, with S3 in between, all on this machine"
 	@echo "make demo-genomes     reads of eleven genomes on S3: a table tuned and trained on Ray, clusters, one read served"
 	@echo "make demo-cfd         generated turbulence, streamed into OpenFOAM while it runs, and judged beside the truth"
 	@echo "make demo-video       videos cut into shots, judged, near-duplicates found, the best written as clips; a gallery"
+	@echo "make infra            infrastructure: what deploy/deploy.toml would change, and all offline checks"
 	@echo "make test             set up, run every test, real daemons included"
 	@echo "make check            lint, types, layers, unit tests"
 	@echo "make bench NAME=...   one benchmark of benchmarks/"
@@ -37,6 +38,13 @@ demo-video: setup
 	$(PENSTOCK) run examples/video/pipeline.toml
 	$(PENSTOCK) gallery examples/video/out/clips --title "Curated videos" --out examples/video/gallery.html
 
+infra-tools:
+	@scripts/infra-tools
+
+infra: setup infra-tools
+	$(PENSTOCK) infra render deploy/deploy.toml --out deploy/rendered
+	$(PENSTOCK) infra validate deploy/rendered
+
 check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -44,7 +52,7 @@ check: setup
 	.venv/bin/lint-imports
 	$(PYTEST) tests/unit tests/contract -q -n 2
 
-test: setup system check
+test: setup system infra-tools check
 	$(PYTEST) tests/real tests/story tests/docs --durations=15
 
 bench: setup

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from penstock.commands.copy import copy
 from penstock.commands.gallery import gallery
+from penstock.commands.infra import infra
 from penstock.commands.jobs import jobs
 from penstock.commands.judge import judge
 from penstock.commands.planes import planes
@@ -326,3 +327,4 @@ app.add_typer(_table, name="table")
 app.add_typer(planes, name="planes")
 app.add_typer(_stage, name="stage")
 app.add_typer(jobs, name="jobs")
+app.add_typer(infra, name="infra")

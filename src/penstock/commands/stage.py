@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from penstock.commands.telling import err, out, told
 from penstock.core import spec
-from penstock.core.nouns import Pipeline, Report
+from penstock.core.nouns import Pipeline, Report, Step
 from penstock.core.recording import folder, step_of
-from penstock.core.replay import Difference, Played
+from penstock.core.replay import Difference, Played, stage_of
 from penstock.core.replay import replay as replay_all
 from penstock.core.storage import join, store_of
 from penstock.errors import SpecError
+from penstock.serving.single import on_http, on_pipes, private_output
 
 __all__ = ["recorded", "recording", "stage"]
 
-stage = typer.Typer(no_args_is_help=True, help="One stage by itself, without a pipeline.")
+
+class _Stages(TyperGroup):
+    """``penstock stage clean ...`` is ``penstock stage run clean ...``: a stage's name stands for what it does."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that *args* begin with, `run` where they begin with none of them."""
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["run", *args])
+
+
+stage = typer.Typer(cls=_Stages, no_args_is_help=True, help="One stage by itself, without a pipeline.")
 
 
 @stage.callback()
 def _stage() -> None:
     """One stage by itself, without a pipeline."""
+
+
+@stage.command()
+def run(
+    name: Annotated[str, typer.Argument(help="The stage, as in a pipeline file.", show_default=False)],
+    config: Annotated[str, typer.Option(help="Its fields, as JSON.", metavar="JSON")] = "{}",
+    http: Annotated[int, typer.Option(help="Answer POST /rows at this port.", metavar="PORT")] = 0,
+    host: Annotated[str, typer.Option(help="With --http: where to listen.")] = "127.0.0.1",
+    most_bytes: Annotated[int, typer.Option(help="With --http: larger requests are refused.")] = 1 << 28,
+) -> None:
+    """Answer batches: Arrow IPC in and out, on standard input and output, or over HTTP.
+
+    `penstock stage clean --config '{"alphabet": "dna"}' < in.arrow > out.arrow`. What comes out is one Arrow stream for
+    each that goes in; where rows are refused, a second one with these follows it. Containers are fed by this.
+    """
+    with told():
+        step = Step(stage_of({"use": name, **_fields(config)}))
+        if http:
+            with on_http(step, host, http, most_bytes) as server:
+                err.print(f"{name} answers at http://{host}:{server.server_port}/rows")
+                server.serve_forever()
+        with private_output() as ours:
+            on_pipes(step, sys.stdin.buffer, ours)
+
+
+def _fields(config: str) -> dict[str, Any]:
+    try:
+        found = json.loads(config)
+    except ValueError as error:
+        raise SpecError(f"--config is no JSON: {error}") from error
+    if not isinstance(found, dict) or "use" in found:
+        raise SpecError('--config must be a JSON object of the stage\'s fields, such as {"alphabet": "dna"}')
+    return found
 
 
 @stage.command()

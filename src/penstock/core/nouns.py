@@ -265,22 +265,31 @@ class Place:
 
     Attributes:
         kind: ``function`` rides along with the step before it, ``task`` is a stateless worker,
-            ``actor`` a pool of workers that keep the stage open.
-        replicas: fewest and most workers of an actor pool.
+            ``actor`` a pool of workers that keep the stage open, ``container`` such a pool of which each worker has a
+            container for the stage, ``serve`` a service: the one at *address*, or replicas that the run sets up.
+        replicas: fewest and most workers of a pool, or replicas of a service.
         cpus: CPU cores for each worker.
         gpus: GPUs for each worker; fractions share one.
         memory_bytes: heap memory reserved for each worker; 0 reserves none.
         concurrency: most units that one worker has in this step at once, each in a thread of its own. More than
             one suits what waits (stores, services, GPUs) and may be called from several threads. An actor has as
             many units in hand as the most concurrent of its steps.
+        image: of a container: what the engine calls it; see `penstock.runners.container`.
+        mounts: of a container: files and folders of this machine that it may read, ``HERE:THERE`` or one name for both.
+        network: of a container: whether it may reach the network.
+        address: of a service: ``http://HOST:PORT``, started by `penstock serve` or `penstock stage NAME --http PORT`.
     """
 
-    kind: Literal["function", "task", "actor"] = "function"
+    kind: Literal["function", "task", "actor", "serve", "container"] = "function"
     replicas: tuple[int, int] = (1, 1)
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int = 0
     concurrency: int = 1
+    image: str = ""
+    mounts: tuple[str, ...] = ()
+    network: bool = False
+    address: str = ""
 
     def __post_init__(self) -> None:
         low, high = self.replicas
@@ -290,12 +299,28 @@ class Place:
             raise ValueError("cpus, gpus and memory_bytes must not be negative")
         if self.concurrency < 1:
             raise ValueError(f"concurrency is {self.concurrency}; a worker has at least one unit in hand")
+        if self.kind != "container" and (self.image or self.mounts or self.network):
+            raise ValueError(f"image, mounts and network are of kind 'container', not of '{self.kind}'")
+        if self.kind != "serve" and self.address:
+            raise ValueError(f"address is of kind 'serve', not of '{self.kind}'")
+        if any(":" in mount and not all(mount.split(":", 1)) for mount in self.mounts):
+            raise ValueError(f"mounts are {list(self.mounts)}; 'HERE:THERE' or one path for both was needed")
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is a pool of workers in the runner that keep the stage open."""
+        return self.kind in ("actor", "container")
+
+    @property
+    def rides(self) -> bool:
+        """Whether the step is called by the workers of the step before it: as a function, or as a service's client."""
+        return self.kind in ("function", "serve")
 
     @classmethod
     def joint(cls, steps: Sequence[Step]) -> Place:
         """What one worker needs in which all *steps* are open; a ``function`` rides along."""
-        places = [step.place for step in steps if step.place.kind != "function"] or [cls()]
-        replicas = next((place.replicas for place in places if place.kind == "actor"), (1, 1))
+        places = [step.place for step in steps if not step.place.rides] or [cls()]
+        replicas = next((place.replicas for place in places if place.is_pool), (1, 1))
         memory = sum(place.memory_bytes for place in places)
         return cls("actor", replicas, max(p.cpus for p in places), sum(p.gpus for p in places), memory)
 

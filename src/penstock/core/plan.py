@@ -127,16 +127,16 @@ def folded(line: Pipeline | Stream, end: str, take: Callable[[pa.Schema], Any]) 
 def operators(pipeline: Pipeline) -> tuple[Operator, ...]:
     """Fuse neighbouring steps into as few operators as their places allow.
 
-    A ``function`` rides along with what stands before it, a ``task`` with another task, an ``actor``
-    with an actor of an equal place, apart from concurrency. Reading, when it is a ``function``, rides
-    with the first step that has a place of its own, and so do the functions between them.
+    A ``function`` rides along with what stands before it, as does the client of a ``serve``; a ``task`` with another
+    task, an ``actor`` or ``container`` with one of an equal place, apart from concurrency. Reading, when it is a
+    ``function``, rides with the first step that has a place of its own, and so do the functions between them.
     """
     found = [Operator("task", 0, 0, Place("task") if pipeline.read.kind == "function" else pipeline.read)]
     settled = pipeline.read.kind != "function"
     for index, step in enumerate(pipeline.steps):
         last, place = found[-1], step.place
-        kind: Literal["task", "actor"] = "actor" if place.kind == "actor" else "task"
-        if place.kind == "function" or (settled and kind == last.kind and _alike(place, last.place)):
+        kind: Literal["task", "actor"] = "actor" if place.is_pool else "task"
+        if place.rides or (settled and kind == last.kind and _alike(place, last.place)):
             found[-1] = replace(last, stop=index + 1)
         elif settled:
             found.append(Operator(kind, index, index + 1, place))
@@ -212,7 +212,7 @@ def admit(pipeline: Pipeline, resources: Resources) -> str:
     for name, have in (("cpus", resources.cpus), ("gpus", resources.gpus), ("memory_bytes", resources.memory_bytes)):
         crews = [_crew(pipeline, *pair, name, resources) for pair in zip(parts, heavy, strict=True)]
         tasks = [crew for crew in crews if crew.operator.kind == "task"]
-        counted = [crew for crew in crews if crew.operator.kind == "actor"]
+        counted = [crew for crew in crews if crew.operator.kind == "actor"] + _services(pipeline, name)
         counted += [max(tasks, key=lambda task: task.each)] if tasks else []
         need = sum(crew.count * crew.each for crew in counted)
         if not need:
@@ -235,6 +235,16 @@ def _crew(pipeline: Pipeline, bare: Operator, heavy: Operator, name: str, resour
     alone = known and resources.cpus == float("inf")  # one process opens each step once
     count = bare.place.replicas[0] if bare.kind == "actor" and not alone else 1
     return _Crew(bare, f"weights of {who}" if known else who, count, each, known)
+
+
+def _services(pipeline: Pipeline, name: str) -> list[_Crew]:
+    """The replicas of the services that the run sets up, and what each takes of something."""
+    places = [(at, step, step.place) for at, step in enumerate(pipeline.steps) if step.place.kind == "serve"]
+    return [
+        _Crew(Operator("actor", at, at + 1, place), f"service of {step.name}", place.replicas[0], each, known=False)
+        for at, step, place in places
+        if (each := getattr(place, name)) and not place.address
+    ]
 
 
 def _sum(crews: Sequence[_Crew]) -> str:
@@ -346,7 +356,8 @@ def equip(pipeline: Pipeline) -> None:
     Raises:
         PlanError: one is not installed.
     """
-    _equip(pipeline.name, pipeline.source, *(step.stage for step in pipeline.steps), pipeline.sink)
+    here = [step.stage for step in pipeline.steps if step.place.kind != "container" and not step.place.address]
+    _equip(pipeline.name, pipeline.source, *here, pipeline.sink)
 
 
 def _equip(name: str, *parts: Any) -> None:

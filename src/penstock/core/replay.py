@@ -131,7 +131,7 @@ def stage_of(plain: Mapping[str, Any]) -> Stage:
         found = plugins.adapter(getattr(import_module(module), name)).validate_python(body) if name else None
         stage: Stage = found or _STAGE.validate_python(dict(plain))
     except (ValidationError, ImportError, AttributeError) as error:
-        raise SpecError(f"the stage {plain['use']} cannot be made as it was recorded: {error}") from error
+        raise SpecError(f"the stage {plain['use']} cannot be made of these fields: {error}") from error
     return stage
 
 

@@ -22,7 +22,7 @@ from penstock.core.ledger import fingerprint_of, identity_of
 from penstock.core.nouns import Batch, Step, Stream, Unit
 from penstock.core.plan import folded
 from penstock.core.storage import join, store_of
-from penstock.core.work import entered, sift
+from penstock.core.work import Live, entered, here, sift
 from penstock.errors import RunError
 
 __all__ = ["Carry", "begin", "fed", "making", "recorded", "rows_made", "runs", "schemas"]
@@ -143,13 +143,13 @@ def runs(uri: str) -> list[Mapping[str, Any]]:
 
 
 @contextmanager
-def making(stream: Stream) -> Iterator[Callable[[Unit], Batch]]:
+def making(stream: Stream, live: Live = here) -> Iterator[Callable[[Unit], Batch]]:
     """A function that puts a unit through all steps, which are open inside.
 
     It raises `RunError` where a row is refused: a time series has no gaps, so none is put aside.
     """
     line = schemas(stream)
-    with entered(stream.steps) as transforms:
+    with entered(stream.steps, live) as transforms:
 
         def make(unit: Unit) -> Batch:
             batch = stream.source.read(unit)

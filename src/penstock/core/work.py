@@ -9,9 +9,10 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +34,21 @@ from penstock.errors import (
     UnitError,
 )
 
-__all__ = ["Assignment", "Bad", "Failure", "Parcel", "begin", "carry", "entered", "finish", "opened", "sift", "step"]
+__all__ = [
+    "Assignment",
+    "Bad",
+    "Failure",
+    "Live",
+    "Parcel",
+    "begin",
+    "carry",
+    "entered",
+    "finish",
+    "here",
+    "opened",
+    "sift",
+    "step",
+]
 
 
 @dataclass(frozen=True)
@@ -95,23 +110,34 @@ def carry(assignment: Assignment, unit: Unit, transforms: Sequence[Transform]) -
     return finish(assignment, parcel) if isinstance(parcel, Parcel) else parcel
 
 
+Live: TypeAlias = Callable[[Step], AbstractContextManager[Transform]]
+"""How a step comes alive: a runner says where."""
+
+
+def here(step: Step) -> AbstractContextManager[Transform]:
+    """The live function of *step* in this process, whatever its place says."""
+    return step.stage.open()
+
+
 @contextmanager
-def opened(assignment: Assignment, first: int = 0, stop: int | None = None) -> Iterator[list[Transform]]:
+def opened(
+    assignment: Assignment, first: int = 0, stop: int | None = None, live: Live = here
+) -> Iterator[list[Transform]]:
     """The live functions of the steps *first* to *stop*."""
-    with entered(assignment.pipeline.steps[first:stop]) as transforms:
+    with entered(assignment.pipeline.steps[first:stop], live) as transforms:
         yield transforms
 
 
 @contextmanager
-def entered(steps: Sequence[Step]) -> Iterator[list[Transform]]:
+def entered(steps: Sequence[Step], live: Live = here) -> Iterator[list[Transform]]:
     """The live functions of *steps*. Raises `RunError`."""
     with ExitStack() as stack:
-        yield [_enter(stack, one) for one in steps]
+        yield [_enter(stack, one, live) for one in steps]
 
 
-def _enter(stack: ExitStack, one: Step) -> Transform:
+def _enter(stack: ExitStack, one: Step, live: Live) -> Transform:
     try:
-        return stack.enter_context(one.stage.open())
+        return stack.enter_context(live(one))
     except PenstockError:
         raise
     except Exception as error:  # the boundary to other people's stages

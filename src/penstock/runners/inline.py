@@ -13,6 +13,7 @@ from penstock.core.plan import Resources
 from penstock.core.run import Outcome, Watch, run
 from penstock.core.streaming import begin, fed, making, recorded
 from penstock.core.work import Assignment, carry, opened
+from penstock.runners.places import live
 from penstock.trainings.alone import Alone
 
 __all__ = ["Inline"]
@@ -20,7 +21,10 @@ __all__ = ["Inline"]
 
 @dataclass(frozen=True)
 class Inline:
-    """Carries a pipeline out in this process; places are not needed and not looked at."""
+    """Carries a pipeline out in this process.
+
+    Places are not looked at, but for two: a container is started, and a service that has an address is asked.
+    """
 
     def resources(self) -> Resources:
         """This machine; nothing is reserved, so any place fits."""
@@ -50,11 +54,11 @@ class Inline:
 
 
 def _flow(stream: Stream, units: Iterable[Unit]) -> Iterator[Batch]:
-    with making(stream) as make:
+    with making(stream, live) as make:
         yield from map(make, units)
 
 
 def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:
-    with opened(assignment) as transforms:
+    with opened(assignment, live=live) as transforms:
         for unit in units:
             yield carry(assignment, unit, transforms)

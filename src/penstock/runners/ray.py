@@ -33,7 +33,7 @@ from penstock.core.streaming import begin as begin_stream
 from penstock.core.streaming import fed, recorded
 from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opened, step
 from penstock.errors import PenstockError, RunError
-from penstock.runners import envelope, tables, train, watcher
+from penstock.runners import envelope, places, service, tables, train, watcher
 from penstock.runners.balance import Balance, lacking
 from penstock.runners.datasets import HDF5Datasink, datasink, read_manifest
 from penstock.runners.stream import flow
@@ -206,8 +206,9 @@ def _gpus_seen() -> float:
 def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:
     """Epoch after epoch, so that the driver's memory does not grow with the number of units."""
     stream = iter(units)
-    while epoch := list(islice(stream, _EPOCH_UNITS)):
-        yield from _epoch(assignment, epoch)
+    with service.deployed(assignment) as placed:
+        while epoch := list(islice(stream, _EPOCH_UNITS)):
+            yield from _epoch(placed, epoch)
 
 
 def _epoch(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
@@ -379,10 +380,10 @@ class _Worker:
     def _opened(self) -> _Open:
         pipeline = self.line.assignment.pipeline
         with bringing(tables.find):
-            line = opened(self.line.assignment, self.line.first, self.line.stop)
+            line = opened(self.line.assignment, self.line.first, self.line.stop, places.live)
             transforms = self._stack.enter_context(line)
-        places = [step.place for step in pipeline.steps[self.line.first : self.line.stop]]
-        gates = [threading.Semaphore(place.concurrency) for place in places]
+        steps = pipeline.steps[self.line.first : self.line.stop]
+        gates = [threading.Semaphore(step.place.concurrency) for step in steps]
         return _Open(transforms, gates, threading.Semaphore(pipeline.read.concurrency))
 
 

@@ -21,6 +21,7 @@ from penstock.core.nouns import Batch
 from penstock.core.plan import Resources
 from penstock.errors import PenstockError, PlanError
 from penstock.runners.ray import Ray
+from penstock.runners.service import ON_THE_WAY, cause, scale
 from penstock.serving.batching import Carrier
 from penstock.serving.chain import Chain, Refused, Sifted, opened
 from penstock.serving.door import Door, Limits
@@ -32,8 +33,6 @@ Opening = Callable[[], AbstractAsyncContextManager[Door]]
 """Opens the service inside a running event loop."""
 
 _RETRIES = 3
-_ON_THE_WAY = 2
-"""Batches for each replica: one at work, and one that has arrived when that is done."""
 
 
 @contextmanager
@@ -55,7 +54,7 @@ def deployed(chain: Chain, limits: Limits, ray: Ray) -> Iterator[Opening]:
         @asynccontextmanager
         async def opening() -> AsyncIterator[Door]:
             metrics = Metrics()
-            carrier: Carrier = _Replicas(handle, name, _ON_THE_WAY * body.place.replicas[1], metrics)
+            carrier: Carrier = _Replicas(handle, name, ON_THE_WAY * body.place.replicas[1], metrics)
             async with Door.opened(chain, carrier, limits, metrics) as door:
                 yield door
 
@@ -87,37 +86,12 @@ def _application(chain: Chain, name: str) -> Iterator[Any]:
     with ExitStack() as stack:
         serve.start(proxy_location="Disabled", logging_config=quiet)
         stack.callback(serve.delete, name, _blocking=False)
-        deployment = serve.deployment(_Replica).options(name="steps", **_scale(chain), logging_config=quiet)
+        deployment = serve.deployment(_Replica).options(name="steps", **scale(chain.place), logging_config=quiet)
         try:
             handle = serve.run(deployment.bind(chain), name=name, route_prefix=None)
         except RuntimeError as error:
-            raise PlanError(f"{chain.pipeline}: no replica could be started: {_cause(error, name)}") from error
+            raise PlanError(f"{chain.pipeline}: no replica could be started: {cause(error, name)}") from error
         yield handle
-
-
-def _scale(chain: Chain) -> dict[str, Any]:
-    """A deployment's options by the place of its steps."""
-    place = chain.place
-    low, high = place.replicas
-    scaled = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": 1, "upscale_delay_s": 5}
-    actor = {"num_cpus": place.cpus, "num_gpus": place.gpus, "memory": place.memory_bytes or None}
-    return {
-        **({"num_replicas": low} if low == high else {"autoscaling_config": scaled}),
-        "ray_actor_options": actor,
-        "max_ongoing_requests": _ON_THE_WAY,
-        "health_check_period_s": 2,
-        "graceful_shutdown_timeout_s": 5,
-    }
-
-
-def _cause(error: Exception, name: str) -> str:
-    """What a replica said when it could not start."""
-    from ray import serve
-
-    application = serve.status().applications.get(name)
-    told = [one.message for one in application.deployments.values()] if application else []
-    lines = [line.strip() for text in told for line in text.splitlines() if "Error" in line]
-    return lines[-1] if lines else str(error)
 
 
 class _Replica:

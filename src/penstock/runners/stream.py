@@ -13,6 +13,7 @@ from typing import Any
 from penstock.core.nouns import Batch, Place, Stream, Unit
 from penstock.core.streaming import making
 from penstock.errors import PenstockError, RunError
+from penstock.runners.places import live
 
 __all__ = ["flow"]
 
@@ -55,7 +56,7 @@ class _Maker:
     """The steps of a stream, open in an actor."""
 
     def __init__(self, stream: Stream) -> None:
-        self._open = making(stream)  # held: its exit would free the models
+        self._open = making(stream, live)  # held: its exit would free the models
         self._make = self._open.__enter__()
 
     def make(self, unit: Unit) -> Batch | PenstockError:

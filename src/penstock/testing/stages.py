@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from io import BytesIO
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from penstock.core import plugins
+from penstock.core import plugins, wire
 from penstock.core.batch import digest, to_numpy
 from penstock.core.nouns import Batch, Identified, Stage, Transform, Weighted
+from penstock.core.replay import stage_of
 from penstock.errors import RowErrors, SchemaError
 
 __all__ = ["StageTests"]
@@ -98,6 +100,15 @@ class StageTests:
             first, second = (digest(_sifted(transform, self.batch)[0]) for _ in range(2))
         assert first == second == digest(self._good(self.batch))
 
+    def test_gives_the_same_over_the_wire(self) -> None:
+        """Made anew from its name and JSON, and asked in Arrow, as containers and services are: the same bytes."""
+        named = {"use": plugins.called("stages", self.stage), **json.loads(json.dumps(plugins.describe(self.stage)))}
+        with self.stage.open() as here, stage_of(named).open() as there:
+            near, far = _sifted(here, self.batch), _sifted(_across(there), self.batch)
+        assert digest(far[0]) == digest(near[0])
+        assert far[1].equals(near[1])
+        assert far[2] == near[2]
+
     def test_does_not_see_chunks_and_offsets(self) -> None:
         """A batch in pieces, or cut from a larger one, gives the same result."""
         half = self.batch.num_rows // 2
@@ -144,6 +155,17 @@ class StageTests:
     def _good(self, batch: Batch) -> Batch:
         with self.stage.open() as transform:
             return _sifted(transform, batch)[0]
+
+
+def _across(transform: Transform) -> Transform:
+    """*transform* as it is seen through a pipe."""
+
+    def far(batch: Batch) -> Batch:
+        request = wire.received(BytesIO(wire.asked(batch)))
+        assert request is not None
+        return wire.heard(BytesIO(wire.answered(transform, request)))
+
+    return far
 
 
 def _sifted(transform: Transform, batch: Batch) -> tuple[Batch, Batch, list[str]]:

@@ -89,7 +89,7 @@ def test_a_stage_that_changed_is_seen(folder, monkeypatch):
 def test_a_field_can_be_changed(folder):
     first = next(replay(str(folder), {"bad": "[]"})).differences
     assert [one.what for one in first] == ["10 rows come out, 9 did", "0 rows are refused, 1 were"]
-    with pytest.raises(SpecError, match=r"the stage .*Squares cannot be made as it was recorded"):
+    with pytest.raises(SpecError, match=r"the stage .*Squares cannot be made of these fields"):
         next(replay(str(folder), {"bad": "many"}))
 
 
@@ -117,7 +117,7 @@ def test_a_step_that_is_not_one_is_refused_before_anything_is_read(tmp_path, nam
 def test_stages_by_entry_point_and_by_class():
     assert stage_of({"use": "clean", "alphabet": "protein"}).alphabet == "protein"
     assert stage_of({"use": "penstock.testing.parts:Squares", "bad": [1]}) == Squares((1,))
-    with pytest.raises(SpecError, match=r"the stage no.such:Thing cannot be made as it was recorded: No module"):
+    with pytest.raises(SpecError, match=r"the stage no.such:Thing cannot be made of these fields: No module"):
         stage_of({"use": "no.such:Thing"})
 
 
