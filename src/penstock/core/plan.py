@@ -238,10 +238,13 @@ def _crew(pipeline: Pipeline, bare: Operator, heavy: Operator, name: str, resour
 
 
 def _services(pipeline: Pipeline, name: str) -> list[_Crew]:
-    """The replicas of the services that the run sets up, and what each takes of something."""
+    """The replicas of the services that the run sets up, and what each takes of something.
+
+    All that there may be count: a replica that was lost must find room while the tasks that wait for it hold theirs.
+    """
     places = [(at, step, step.place) for at, step in enumerate(pipeline.steps) if step.place.kind == "serve"]
     return [
-        _Crew(Operator("actor", at, at + 1, place), f"service of {step.name}", place.replicas[0], each, known=False)
+        _Crew(Operator("actor", at, at + 1, place), f"service of {step.name}", place.replicas[1], each, known=False)
         for at, step, place in places
         if (each := getattr(place, name)) and not place.address
     ]

@@ -98,20 +98,26 @@ def heard(stream: BinaryIO) -> Batch:
             that name, so that the reason in the quarantine is the same everywhere.
         EOFError: the other side has ended.
     """
-    found = received(stream)
-    if found is None:
-        raise EOFError("the stage ended without an answer")
+    found = _part(stream, "without an answer")
     metadata = dict(found.schema.metadata or {})
     said = json.loads(metadata.pop(_OUTCOME, b'{"status": "ok"}'))
     batch = found.replace_schema_metadata(metadata or None)
     if said["status"] == "ok":
         return batch
     if said["status"] == "rows":
-        refused = received(stream)
-        if refused is None:
-            raise EOFError("the stage ended before it said which rows it refused")
-        raise RowErrors(batch, refused, said["reasons"])
+        raise RowErrors(batch, _part(stream, "before it said which rows it refused"), said["reasons"])
     raise _error(said["kind"], said["text"])
+
+
+def _part(stream: BinaryIO, when: str) -> Batch:
+    """The next table of an answer. Raises `EOFError` where the other side ended *when* it had to come."""
+    try:
+        found = received(stream)
+    except UnitError as error:
+        raise EOFError(f"the stage ended in the middle of an answer ({error})") from error
+    if found is None:
+        raise EOFError(f"the stage ended {when}")
+    return found
 
 
 def _error(kind: str, text: str) -> Exception:

@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -268,6 +269,7 @@ def _settings(balance: Balance) -> Iterator[None]:
     # A warm model is not given up in a short lull; and of several pools all sizes are reckoned together.
     ours = {"actor_pool_util_upscaling_threshold": _NEVER} if steered else {}
     wanted = {
+        "execution_options": _beside_services(context.execution_options, balance),
         "print_on_execution_start": False,
         "enable_progress_bars": False,
         # A block whose worker died too often is left out; `_epoch` sees which unit that was.
@@ -296,6 +298,19 @@ def _steered(balance: Balance) -> bool:
             stacklevel=2,
         )
     return balance.needed and not gone
+
+
+def _beside_services(options: Any, balance: Balance) -> Any:
+    """Ray Data's *options* with room left for the services of the pipeline: its tasks would take all there is."""
+    from ray.data import ExecutionResources
+
+    ours = [step.place for step in balance.pipeline.steps if service.is_ours(step.place)]
+    if not ours:
+        return options
+    cpus, gpus = (sum(getattr(place, name) * place.replicas[1] for place in ours) for name in ("cpus", "gpus"))
+    have, options = balance.resources(), copy(options)
+    options.resource_limits = ExecutionResources(cpu=have.cpus - cpus, gpu=have.gpus - gpus)
+    return options
 
 
 def _set(context: Any, values: Mapping[str, Any]) -> None:

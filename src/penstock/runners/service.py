@@ -28,7 +28,7 @@ from penstock.core.work import Assignment, entered
 from penstock.errors import PlanError, RowErrors, UnitError
 from penstock.serving.codec import ARROW
 
-__all__ = ["ON_THE_WAY", "cause", "deployed", "opened", "scale"]
+__all__ = ["ON_THE_WAY", "cause", "deployed", "is_ours", "opened", "scale"]
 
 _HANDLE = "ray-serve:"
 """Before the name of a Serve application, as an address."""
@@ -45,7 +45,7 @@ def opened(step: Step) -> Iterator[Transform]:
         PlanError: the address is none.
     """
     address = step.place.address
-    if address.startswith(_HANDLE):
+    if is_ours(step.place):
         yield _by_handle(address.removeprefix(_HANDLE))
         return
     parts = urlsplit(address)
@@ -71,6 +71,11 @@ def deployed(assignment: Assignment) -> Iterator[Assignment]:
             for step in pipeline.steps
         ]
         yield replace(assignment, pipeline=replace(pipeline, steps=tuple(steps)))
+
+
+def is_ours(place: Place) -> bool:
+    """Whether it is a service that `deployed` has set up."""
+    return place.address.startswith(_HANDLE)
 
 
 def _deployed(stack: ExitStack, step: Step) -> Step:

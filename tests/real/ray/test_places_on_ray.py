@@ -27,15 +27,12 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def ray():
-    runner = Ray(cpus=2)
-    with runner.session():
-        yield runner
-
-
-@pytest.fixture(autouse=True)
-def _process(monkeypatch):
-    """A process of this Python stands for the container; real images have tests of their own."""
-    monkeypatch.setenv("PENSTOCK_ENGINE", "process")
+    """A process of this Python stands for the container; no engine is needed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENSTOCK_ENGINE", "process")
+        runner = Ray(cpus=2)
+        with runner.session():
+            yield runner
 
 
 def line(folder, *steps, units=15):

@@ -120,3 +120,6 @@ def test_an_end_instead_of_an_answer_is_an_end():
     whole = len(refused) - len(wire.asked(BATCH.slice(3)))
     with pytest.raises(EOFError, match="before it said which rows"):
         wire.heard(BytesIO(refused[:whole]))
+    for cut in (9, whole - 9, whole + 9, len(refused) - 9):
+        with pytest.raises(EOFError, match="in the middle of an answer"):
+            wire.heard(BytesIO(refused[:cut]))
