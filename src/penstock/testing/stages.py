@@ -145,10 +145,11 @@ class StageTests:
             assert not hasattr(self.stage, "identity")
 
     def test_weights_have_a_size_and_a_licence(self) -> None:
-        """A stage with weights says how large they are and under what terms they come."""
+        """A stage with weights says how large they are and under what terms they come; one without has neither."""
         if isinstance(self.stage, Weighted):
-            assert self.stage.weights_bytes() > 0
-            assert all(licence.name for licence in self.stage.licences())
+            licences = self.stage.licences()
+            assert (self.stage.weights_bytes() > 0) == bool(licences)
+            assert all(licence.name for licence in licences)
         else:
             assert not hasattr(self.stage, "weights_bytes")
 

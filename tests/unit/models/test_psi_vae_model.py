@@ -55,7 +55,7 @@ def test_larger_fields_have_more_levels(size):
 def test_the_straight_way_is_principal_components(weights):
     maps = normals(40, 32, 32, seed=2)
     found = psi_vae.principal(weights, SHAPE, maps)
-    coarse = psi_vae.coarse(maps).flatten(1).numpy()
+    coarse = psi_vae.coarse(maps).flatten(1).double().numpy()  # in float32 the oracle itself is off by 1e-4
     theirs = PCA(6, whiten=True).fit(coarse)
     ours = coarse @ found["encode.straight.kernel"].numpy().T + found["encode.straight.offset"].numpy()
     back = ours @ found["decode.straight.kernel"].numpy().T + found["decode.straight.offset"].numpy()
