@@ -205,6 +205,8 @@ def test_what_squeue_has_forgotten_and_slurmdbd_cannot_tell_is_not_lost(slurm_ac
             (record_of(site, native_id) / "over").write_text("1000\n")
             status = waits.poll([native_id])[native_id]
             assert (status.state, "sacct: error" in status.why) == (JobState.UNKNOWN, True)
+        words = ("sacct", "--noheader", "--allocations", "--format=state", f"--jobs={native_id.partition('.')[0]}")
+        wait_until(lambda: "CANCELLED" in site.asked(*words), "slurmctld has told slurmdbd, which was away")
         assert ended(waits, [native_id])[0].state is JobState.CANCELLED
     assert len(site.natives(tmp_path)) == 1
 
