@@ -149,4 +149,5 @@ phase=''
 child=$!
 while woken=''; wait "$child"; code=$?; [ -n "$woken" ]; do before=$code; done  # a signal ends the wait alone
 [ "$code" -ge 0 ] || code=$before  # Bash 5.2 says -1 of a program that died of the signal that woke the wait
+if [ "$code" -gt 128 ] && [ "$terminated" = false ]; then sleep 1; fi  # Slurm's TERM may reach the program before us
 exit "$code"
