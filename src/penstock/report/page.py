@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -28,8 +27,9 @@ from penstock.core.reading import read_rows, read_sample, read_table
 from penstock.core.spec import Spec, View
 from penstock.errors import PenstockError, SpecError
 from penstock.models.catalogue import CATALOGUE
-from penstock.report import clips, measures, plots, pools, story
+from penstock.report import clips, measures, plots, pools, story, words
 from penstock.report.plots import Figure
+from penstock.report.words import duration, last
 from penstock.trainings import history
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def build(target: str | Spec, out: Path, view: View | None = None, names: Sequen
     chapters = [_chapter(at, uri) for at, uri in enumerate(_roots(target, line))]
     told = [chapter.run for chapter in chapters if chapter.run]
     page = {
-        "title": view.title if view else _last(root),
+        "title": view.title if view else last(root),
         "file": file,
         "chapters": chapters,
         "told": told,
@@ -102,10 +102,6 @@ def _roots(target: str | Spec, line: Sequence[story.Ancestor]) -> list[str]:
     return [ancestor.uri for ancestor in reversed(line) if ancestor.manifest]
 
 
-def _last(uri: str) -> str:
-    return uri.rstrip("/").rsplit("/", 1)[-1]
-
-
 # --- runs ------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +125,7 @@ def _chapter(at: int, root: str) -> _Chapter:
     crews = pools.pools(run) if run else []
     figures = [*_run_figures(f"run{at}", run, steps, crews)] if run and steps else []
     limit = pools.limit(run, crews) if run else ""
-    return _Chapter(run.facts["pipeline"] if run else _last(root), existing(root), found, run, steps, limit, figures)
+    return _Chapter(run.facts["pipeline"] if run else last(root), existing(root), found, run, steps, limit, figures)
 
 
 def _run_figures(
@@ -159,9 +155,9 @@ def _tiles(manifest: Manifest, told: Sequence[story.Run]) -> list[_Tile]:
     pace = f"{carried / sums['seconds']:,.0f}" if sums["seconds"] else "none"
     return [
         _Tile("units", f"{sums['units']:,}"),
-        _Tile(f"rows in “{_last(manifest.uri)}”", f"{manifest.rows:,}"),
+        _Tile(f"rows in “{last(manifest.uri)}”", f"{manifest.rows:,}"),
         _Tile("bad rows", f"{sums['bad_rows']:,}", bool(sums["bad_rows"])),
-        _Tile("time", _duration(sums["seconds"])),
+        _Tile("time", duration(sums["seconds"])),
         _Tile("rows/s", pace),
         _Tile("units skipped", f"{sums['skipped']:,}"),
     ]
@@ -242,7 +238,7 @@ def _guessed(manifest: Manifest) -> View:
     schema = manifest.schema
     tensors = [f.name for f in schema if isinstance(f.type, pa.FixedShapeTensorType) and f.name not in _SPECTRAL]
     colour = [name for name in ("cluster",) if name in schema.names]
-    return View("", next(iter(tensors), ""), tuple(colour), title=_last(manifest.uri))
+    return View("", next(iter(tensors), ""), tuple(colour), title=last(manifest.uri))
 
 
 def _maps(manifest: Manifest, view: View, names: Sequence[str]) -> _Maps | None:
@@ -373,9 +369,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "count": _count, "duration": _duration, "when": _when}
-    environment.filters |= {"last": _last, "size": _size, "short": _short}
-    environment.filters |= {"known": _known, "took": _took, "waited": _waited}
+    environment.filters |= words.FILTERS
     return environment
 
 
@@ -394,45 +388,3 @@ def _missing(package: str) -> PenstockError:
 def _source_of(script: str) -> str:
     """A script as the policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _count(value: int, what: str) -> str:
-    return f"{value:,} {what}" if value == 1 else f"{value:,} {what}s"
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _known(value: Any, form: str) -> str:
-    """A number that may not be known, or that nobody told."""
-    return form % value if isinstance(value, int | float) else "unknown"
-
-
-def _took(value: Any) -> str:
-    return _duration(value) if isinstance(value, int | float) else "unknown"
-
-
-def _waited(value: Any, seconds: float) -> str:
-    return f"{_duration(value)} ({value / seconds:.0%})" if isinstance(value, int | float) and seconds else "unknown"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

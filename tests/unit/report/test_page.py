@@ -13,6 +13,7 @@ import pytest
 from penstock.core.spec import Spec, View
 from penstock.errors import DatasetError, PenstockError, SchemaError, SpecError
 from penstock.report import build, page
+from penstock.report.words import duration, size
 
 EVIL = "<script>alert(1)</script>"
 
@@ -169,4 +170,9 @@ def test_rows_without_a_finite_vector_are_left_out():
     ("seconds", "text"), [(0.0123, "12 ms"), (9.96, "10.0 s"), (61, "1 min 01 s"), (3600 * 5 + 70, "5 h 01 min")]
 )
 def test_durations_read_well(seconds, text):
-    assert page._duration(seconds) == text
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(512, "0.5 KiB"), (3 << 20, "3.0 MiB"), (5 << 29, "2.50 GiB")])
+def test_sizes_read_well(count, text):
+    assert size(count) == text
