@@ -19,6 +19,7 @@ from penstock.commands.gallery import gallery
 from penstock.commands.infra import infra
 from penstock.commands.jobs import jobs
 from penstock.commands.judge import judge
+from penstock.commands.observing import LogFile, MetricsFile, MetricsPort, Trace, TraceUnits, settings, warn
 from penstock.commands.planes import planes
 from penstock.commands.serve import serve
 from penstock.commands.simulate import foretold, sampled
@@ -36,6 +37,7 @@ from penstock.core.dataset import existing, is_promised, promised, schema_of
 from penstock.core.nouns import Fit, Report, Runner, Stream
 from penstock.core.plan import Plan, admit_fit, admit_stream
 from penstock.core.plan import check as check_plan
+from penstock.telemetry import Around, Settings, observing
 
 __all__ = ["app"]
 
@@ -77,9 +79,13 @@ def run(
         str, typer.Option(help="Keep what goes into this step and comes out, for `stage replay`.", metavar="STEP")
     ] = "",
     record_units: Annotated[int, typer.Option(help="Of so many units.", metavar="UNITS")] = 3,
+    metrics_port: MetricsPort = "",
+    metrics_file: MetricsFile = "",
+    trace: Trace = "",
+    trace_units: TraceUnits = Settings.trace_units,
+    log_file: LogFile = "",
 ) -> None:
     """Carry out the pipelines of a file; what is done already is skipped."""
-    from penstock.progress import watch_for
     from penstock.report import build
 
     with _told():
@@ -90,21 +96,28 @@ def run(
         lines = recording(lines, record, record_units) if record else lines
         for plan in _plans(lines, carrier):
             _warn(plan)
-        with carrier.session():
+        observed = settings(metrics_port, metrics_file, trace, trace_units, log_file)
+        with observing(observed, type(carrier).__name__.lower(), warn) as around, carrier.session():
             for line in lines:
-                if isinstance(line, Fit):
-                    _train(line, carrier)
-                    continue
-                if isinstance(line, Stream):
-                    _feed(line, carrier)
-                    continue
-                done = carrier.run(line, watch_for(sys.stderr))
-                if not sys.stderr.isatty():  # else the display ends with the same words
-                    _summarise(done)
-                recorded(line, done)
+                _carry_out(line, carrier, around)
         if found.report is not None and not only and not sample:
             page = build(found, file.with_name("report.html"), file=file.name)
             _out.print(f"report: {page.absolute().as_uri()}")
+
+
+def _carry_out(line: spec.Line, carrier: Runner, around: Around) -> None:
+    from penstock.progress import watch_for
+
+    if isinstance(line, Fit):
+        _train(line, carrier)
+        return
+    if isinstance(line, Stream):
+        _feed(line, carrier)
+        return
+    done = carrier.run(line, around(watch_for(sys.stderr)))
+    if not sys.stderr.isatty():  # else the display ends with the same words
+        _summarise(done)
+    recorded(line, done)
 
 
 def _train(fit: Fit, carrier: Runner) -> None:

@@ -98,6 +98,7 @@ class Counts:
     failed: int = 0
     rows: int = 0
     bad_rows: int = 0
+    written_bytes: int = 0
     last_error: str | None = None
     workers: set[str] = field(default_factory=set)
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
@@ -121,6 +122,7 @@ class Counts:
         self.done += 1
         self.rows += outcome.part.rows
         self.bad_rows += outcome.bad_rows
+        self.written_bytes += outcome.part.size_bytes
         self.workers.add(outcome.worker)
         for trace in outcome.traces:
             load = self.steps.setdefault(trace.step, _Load())
@@ -188,7 +190,10 @@ class JsonLines:
         self._say("end", {"ok": report is not None, "dataset": made})
 
     def _say(self, event: str, more: Mapping[str, Any]) -> None:
-        line = {"event": event, "time": round(time.time(), 3), **_fields(self._counts), **more}
+        self.write({"event": event, "time": round(time.time(), 3), **_fields(self._counts), **more})
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write one line."""
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._stream.flush()
 

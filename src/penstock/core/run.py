@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ from penstock.core.storage import join, publish, store_of
 from penstock.core.work import Assignment, Failure
 from penstock.errors import RunError, StorageError, TooManyBadRows, TooManyBadUnits
 
-__all__ = ["Carry", "Outcome", "Quiet", "Watch", "run"]
+__all__ = ["Carry", "Handed", "Outcome", "Quiet", "Watch", "run"]
 
 Outcome: TypeAlias = Record | Failure
 Carry: TypeAlias = Callable[[Assignment, Iterable[Unit]], Iterator[Outcome]]
@@ -46,6 +46,14 @@ class Watch(Protocol):
 
     def end(self, report: Report | None) -> None:
         """The run is over; None when it ended by an error."""
+
+
+@runtime_checkable
+class Handed(Protocol):
+    """A watch that also wants to know which unit is behind the key of a record."""
+
+    def handed(self, unit: Unit) -> None:
+        """The runner has taken *unit*; its outcome follows, unless the run ends before. May be ten thousand ahead."""
 
 
 class Quiet:
@@ -147,9 +155,9 @@ def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = Non
         recording = begun(pipeline, assignment.fingerprint, assignment.schemas, _todo(units(), done))
         assignment = replace(assignment, recording=recording)
         try:
-            for outcome in carry(assignment, _todo(units(), done)):
+            for outcome in carry(assignment, _telling(_todo(units(), done), watch)):
+                watch.outcome(outcome)  # first: the one that ends the run is told too
                 tally.add(outcome)
-                watch.outcome(outcome)
             tally.judge()
             report = _commit(assignment, units, tally)
         finally:
@@ -159,6 +167,16 @@ def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = Non
 
 def _todo(units: Iterable[Unit], done: Done) -> Iterator[Unit]:
     return (unit for unit in units if unit.key not in done)
+
+
+def _telling(units: Iterator[Unit], watch: Watch) -> Iterator[Unit]:
+    """The same units; *watch* is told of each, where it wants to know."""
+    if not isinstance(watch, Handed):
+        yield from units
+        return
+    for unit in units:
+        watch.handed(unit)
+        yield unit
 
 
 _UNITS = pa.schema(
