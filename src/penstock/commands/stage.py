@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from penstock.commands.telling import err, out, told
 from penstock.core import spec
 from penstock.core.nouns import Pipeline, Report, Step
+from penstock.core.plan import packaged
 from penstock.core.recording import folder, step_of
 from penstock.core.replay import Difference, Played, stage_of
 from penstock.core.replay import replay as replay_all
@@ -56,6 +57,7 @@ def run(
     """
     with told():
         step = Step(stage_of({"use": name, **_fields(config)}))
+        packaged(f"stage {name}", step.stage)
         if http:
             with on_http(step, host, http, most_bytes) as server:
                 err.print(f"{name} answers at http://{host}:{server.server_port}/rows")

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from penstock.core.dataset import is_promised
 from penstock.core.nouns import Fit, Licence, Multiplying, Pipeline, Place, Sampled, Source, Stream, Unit, Weighted
+from penstock.core.plugins import installing
 from penstock.core.storage import store_of
 from penstock.errors import PenstockError, PlanError, SchemaError
 
-__all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "schemas", "weighed"]
+__all__ = ["Estimate", "Operator", "Plan", "Resources", "check", "operators", "packaged", "schemas", "weighed"]
 
 _SAMPLE_BYTES = 8 << 20
 _SHARED_BYTES = 1 << 30
@@ -319,7 +320,7 @@ def admit_fit(fit: Fit, resources: Resources) -> str:
     """
     lines = _at_once(fit.name, fit.place, resources)
     if resources.here:
-        _equip(fit.name, fit.training)
+        packaged(fit.name, fit.training)
     return lines
 
 
@@ -334,7 +335,7 @@ def admit_stream(stream: Stream, resources: Resources) -> str:
     folded(stream, "solver", stream.into.schema)
     licences(stream)
     if resources.here:
-        _equip(stream.name, stream.source, *(step.stage for step in stream.steps), stream.into)
+        packaged(stream.name, stream.source, *(step.stage for step in stream.steps), stream.into)
     return _at_once(stream.name, Place.joint(stream.steps), resources)
 
 
@@ -354,22 +355,23 @@ def _at_once(what: str, place: Place, resources: Resources) -> str:
 
 
 def equip(pipeline: Pipeline) -> None:
-    """Look for the packages that the parts name in ``NEEDS``; nothing is imported.
+    """All packages are there that the parts need which run here. Raises `PlanError`."""
+    here = [step.stage for step in pipeline.steps if step.place.kind != "container" and not step.place.address]
+    packaged(pipeline.name, pipeline.source, *here, pipeline.sink)
+
+
+def packaged(name: str, *parts: Any) -> None:
+    """The packages that *parts* name in ``NEEDS`` are installed; nothing is imported.
 
     Raises:
-        PlanError: one is not installed.
+        PlanError: one is not; *name* says for what.
     """
-    here = [step.stage for step in pipeline.steps if step.place.kind != "container" and not step.place.address]
-    _equip(pipeline.name, pipeline.source, *here, pipeline.sink)
-
-
-def _equip(name: str, *parts: Any) -> None:
     for part in parts:
         missing = [package for package in getattr(part, "NEEDS", ()) if find_spec(package) is None]
         if missing:
             raise PlanError(
                 f"{name}: {type(part).__name__.lower()} needs {', '.join(missing)}, which is not installed; "
-                "pip install 'penstock[all]', and `penstock doctor` says what else is missing"
+                f"{installing(part.NEEDS)}, and `penstock doctor` says what else is missing"
             )
 
 

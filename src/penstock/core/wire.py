@@ -7,6 +7,8 @@ second one with these, as they were received. The metadata of the first stream's
                        {"status": "rows", "reasons": ["no sequence", ...]}        then a second stream
                        {"status": "error", "kind": "ValueError", "text": "..."}   then no rows
 
+A request without columns asks nothing but whether the stage is open; it is answered as it came.
+
 Streams follow each other in a pipe or a body without anything between them, since each says itself where it ends
 (https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format). It is JSON and Arrow and never pickle, so
 both sides may run other versions of Python, of Penstock, and of everything else.
@@ -27,7 +29,10 @@ from penstock.core.batch import to_bytes
 from penstock.core.nouns import Batch, Transform
 from penstock.errors import RowErrors, UnitError
 
-__all__ = ["answered", "asked", "heard", "received"]
+__all__ = ["GREETING", "answered", "asked", "heard", "received"]
+
+GREETING: Batch = pa.table({})
+"""Asks whether the stage is open."""
 
 _OUTCOME = b"penstock.outcome"
 
@@ -73,6 +78,8 @@ class _Pushed:
 
 def answered(transform: Transform, batch: Batch) -> bytes:
     """What *transform* makes of *batch*, as an answer; whatever it raises is an answer too."""
+    if not batch.num_columns:
+        return _told(batch, {"status": "ok"})
     try:
         return _told(transform(batch), {"status": "ok"})
     except RowErrors as refusal:

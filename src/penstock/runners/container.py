@@ -24,11 +24,12 @@ from typing import IO, Any
 
 from penstock.core import plugins, wire
 from penstock.core.nouns import Batch, Place, Step, Transform
-from penstock.errors import PlanError, UnitError
+from penstock.errors import PlanError, RunError, UnitError
 
 __all__ = ["ENGINES", "chosen", "opened", "words_for"]
 
 _TRIES = 3
+_PATIENCE_SECONDS = 20.0
 _OURS = re.compile(r"^(penstock-(\d+)-[0-9a-f]{12})\s*$", re.MULTILINE)
 _TAIL_BYTES = 2000
 
@@ -41,12 +42,14 @@ class Engine:
         command: the words that start one with *words* as its program's, by its place and a name for it.
         before, after: the words that make a container and remove it, where the engine does not by itself.
         names: the words that list all containers by name, so that those of processes that were killed are removed.
+        asked: the words that succeed where it can be used; its program may be there without its daemon.
     """
 
     command: Callable[[Place, str, Sequence[str]], list[str]]
     before: Callable[[Place, str], list[str]] | None = None
     after: Callable[[str], list[str]] | None = None
     names: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 def _run(program: str) -> Callable[[Place, str, Sequence[str]], list[str]]:
@@ -85,21 +88,22 @@ def _process(_: Place, __: str, words: Sequence[str]) -> list[str]:
 
 
 ENGINES: Mapping[str, Engine] = {
-    "docker": Engine(_run("docker")),
-    "podman": Engine(_run("podman")),
-    "apptainer": Engine(_apptainer),
+    "docker": Engine(_run("docker"), asked=("docker", "info")),
+    "podman": Engine(_run("podman"), asked=("podman", "info")),
+    "apptainer": Engine(_apptainer, asked=("apptainer", "version")),
     "buildah": Engine(
         _buildah,
         lambda place, name: ["buildah", "from", f"--name={name}", "--pull=false", place.image],
         lambda name: ["buildah", "rm", name],
         ("buildah", "containers", "--noheading", "--format={{.ContainerName}}"),
+        ("buildah", "info"),
     ),
     "process": Engine(_process),
 }
 
 
 def chosen() -> tuple[str, Engine]:
-    """The engine that ``PENSTOCK_ENGINE`` names, else the first that is installed.
+    """The engine that ``PENSTOCK_ENGINE`` names, else the first that answers.
 
     Raises:
         PlanError: there is none.
@@ -107,13 +111,23 @@ def chosen() -> tuple[str, Engine]:
     name = os.environ.get("PENSTOCK_ENGINE", "")
     if name and name not in ENGINES:
         raise PlanError(f"PENSTOCK_ENGINE is '{name}'; one of {', '.join(ENGINES)} was needed")
-    found = name or next((one for one in ENGINES if shutil.which(one)), "")
+    found = name or next((one for one, engine in ENGINES.items() if engine.asked and _answers(engine.asked)), "")
     if not found:
         raise PlanError(
-            "a step has place.kind = 'container', and neither docker, podman, apptainer nor buildah is on PATH; "
-            "install one, or set PENSTOCK_ENGINE=process to run the stage as a plain process here"
+            "a step has place.kind = 'container', and neither docker, podman, apptainer nor buildah is on PATH and "
+            "answers; install one, start its daemon, or set PENSTOCK_ENGINE=process to run the stage as a plain "
+            "process here"
         )
     return found, ENGINES[found]
+
+
+def _answers(words: Sequence[str]) -> bool:
+    if not shutil.which(words[0]):
+        return False
+    try:
+        return subprocess.run(words, capture_output=True, timeout=_PATIENCE_SECONDS, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def words_for(step: Step) -> list[str]:
@@ -128,7 +142,7 @@ def opened(step: Step) -> Iterator[Transform]:
 
     Raises:
         PlanError: there is no engine, or no image is named.
-        UnitError: the container cannot be started.
+        RunError: the container cannot be started, or the stage cannot be opened in it.
     """
     name, engine = chosen()
     if not step.place.image and name != "process":
@@ -159,6 +173,13 @@ class _Container:
         if self.engine.before is not None:
             self._sweep()
             self._check(self.engine.before(self.step.place, self._name))
+        try:
+            self(wire.GREETING)
+        except Exception as error:  # whatever it says, the container must go
+            image = f" of {self.step.place.image}" if self.step.place.image else ""
+            words = f"step {self.step.name} cannot be opened in a container{image}: {error}"
+            self.__exit__()
+            raise RunError(words) from error
         return self
 
     def _sweep(self) -> None:
@@ -182,9 +203,10 @@ class _Container:
                     return self._carried(batch)
                 except (EOFError, BrokenPipeError):
                     self._end()
+        over = "nothing" if batch is wire.GREETING else "one batch"
         raise UnitError(
-            f"the container of {self.step.place.image or self.step.name} ended {_TRIES} times over one batch; if "
-            f"memory runs out, lower unit_bytes or raise memory_bytes. Its last words:\n{self._last_words()}"
+            f"the container of {self.step.place.image or self.step.name} ended {_TRIES} times over {over}; if memory "
+            f"runs out, lower unit_bytes or raise memory_bytes. Its last words:\n{self._last_words()}"
         )
 
     def _carried(self, batch: Batch) -> Batch:

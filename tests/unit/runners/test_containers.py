@@ -13,11 +13,12 @@ import pytest
 
 from penstock.core.nouns import Pipeline, Place, Step
 from penstock.core.spec import loads
-from penstock.errors import PlanError, TooManyBadUnits, UnitError
+from penstock.errors import PlanError, RunError, TooManyBadUnits
 from penstock.runners import container
 from penstock.runners.inline import Inline
 from penstock.sinks.parquet import Parquet
 from penstock.stages.clean import Clean
+from penstock.stages.kmer import Kmer
 from penstock.testing.parts import Journal, Numbers, Squares
 
 IMAGE = "penstock-stage:0.1"
@@ -67,8 +68,10 @@ def test_gpus_memory_and_network_are_asked_for():
 def test_the_first_engine_that_is_there_is_taken(monkeypatch, tmp_path):
     monkeypatch.delenv("PENSTOCK_ENGINE")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PlanError, match=r"neither docker, podman, apptainer nor buildah is on PATH; install one"):
+    with pytest.raises(PlanError, match=r"neither docker, podman, apptainer nor buildah is on PATH and answers; inst"):
         container.chosen()
+    (tmp_path / "docker").write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2; exit 1\n")
+    (tmp_path / "docker").chmod(0o755)
     for name in ("buildah", "podman"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -179,22 +182,28 @@ with container.opened(Step(Journal({str(tmp_path / "journal")!r}), Place("contai
 
 def test_a_stage_that_cannot_be_opened_tells_why(tmp_path):
     step = Step(Journal(str(tmp_path / "no" / "folder")), Place("container"))
-    with (
-        container.opened(step) as transform,
-        pytest.raises(UnitError, match=r"step journal cannot be opened: FileNotFoundError"),
-    ):
-        transform(Numbers().read(next(iter(Numbers().units()))))
+    with pytest.raises(RunError, match=r"step journal cannot be opened in a container(.|\n)*FileNotFoundError"):
+        container.opened(step).__enter__()
 
 
 def test_a_program_that_is_not_there_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PENSTOCK_ENGINE", "docker")
     monkeypatch.setenv("PATH", str(tmp_path))
     step = Step(Squares(), Place("container", image="x"))
-    with (
-        container.opened(step) as transform,
-        pytest.raises(UnitError, match="the container cannot be started by 'docker'"),
-    ):
-        transform(Numbers().read(next(iter(Numbers().units()))))
+    with pytest.raises(RunError, match="of x: the container cannot be started by 'docker'"):
+        container.opened(step).__enter__()
+
+
+def test_packages_that_are_not_in_the_image_end_the_run_and_cost_no_rows(monkeypatch, tmp_path):
+    """The image here is this Python with an import system that lacks one."""
+    lacking = (
+        "import importlib.util as u\n"
+        "find = u.find_spec\nu.find_spec = lambda n, *a: find(n, *a) if n != 'numba' else None\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(lacking)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RunError, match=r"step kmer cannot be opened(.|\n)*kmer needs numba, which is not in"):
+        container.opened(Step(Kmer(k=5), Place("container", image="core"))).__enter__()
 
 
 def test_json_is_all_that_the_image_must_understand():
