@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
@@ -30,6 +32,7 @@ __all__ = [
     "adapter",
     "called",
     "describe",
+    "installing",
     "load",
     "name_of",
     "named",
@@ -86,6 +89,24 @@ def version_of(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+_PACKAGES = {"faiss": "faiss-cpu", "PIL": "pillow"}
+"""Of modules that are called otherwise than their package."""
+_OPTIONAL = re.compile(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]")
+
+
+def installing(modules: Sequence[str]) -> str:
+    """The command that brings *modules*: the smallest extra of Penstock that has them all, else their packages."""
+    wanted = {_PACKAGES.get(module, module) for module in modules}
+    extras: Mapping[str, set[str]] = defaultdict(set)
+    for package, extra in (match.groups() for match in map(_OPTIONAL.match, requires("penstock") or ()) if match):
+        extras[extra].add(package)
+    fitting = [extra for extra, packages in extras.items() if wanted <= packages]
+    if not fitting:
+        return f"pip install {' '.join(sorted(wanted))}"
+    # Of extras of one size it is the last by name: torch and safetensors come by `models` rather than `images`.
+    return f"pip install 'penstock[{max(fitting, key=lambda extra: (-len(extras[extra]), extra))}]'"
 
 
 def name_of(kind: Kind, part: Any) -> str:

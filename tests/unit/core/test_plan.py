@@ -489,7 +489,7 @@ def test_a_missing_package_is_told_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "find_spec", lambda name: None)
     line = Pipeline("line", Numbers(), Hdf5(str(tmp_path / "out")))
     with pytest.raises(
-        PlanError, match=r"line: hdf5 needs h5py, which is not installed; pip install 'penstock\[all\]'"
+        PlanError, match=r"line: hdf5 needs h5py, which is not installed; pip install 'penstock\[hdf5\]'"
     ):
         check(line, Resources(1, 0, 10**9, "this machine"))
     assert check(line, Resources(1, 0, 10**9, "a cluster", here=False)).schemas, "a cluster has packages of its own"
