@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from penstock.core.dataset import Manifest
 from penstock.core.nouns import Fit, Pipeline, Report, Stream, Transform, Unit
-from penstock.core.plan import Operator, Resources, admit, operators
+from penstock.core.plan import Operator, Resources, admit, operators, packaged
 from penstock.core.run import Outcome, Watch, run
 from penstock.core.streaming import begin as begin_stream
 from penstock.core.streaming import fed, recorded
@@ -69,8 +69,11 @@ class Ray:
     object_store_bytes: int = 0
     table_actors: int = 0
 
+    NEEDS = ("ray",)
+
     def resources(self) -> Resources:
-        """What the cluster has; our own Ray is not started for that."""
+        """What the cluster has; our own Ray is not started for that. Raises `PlanError` without Ray."""
+        packaged("runner", self)
         if self.address:
             with self.session():
                 return _cluster_resources(self.address)
@@ -81,7 +84,12 @@ class Ray:
         )
 
     def session(self) -> AbstractContextManager[None]:
-        """Ray is up inside; a Ray that somebody else in this process started is used and left alone."""
+        """Ray is up inside; a Ray that somebody else in this process started is used and left alone.
+
+        Raises:
+            PlanError: Ray is not installed.
+        """
+        packaged("runner", self)
         return _connected(self)
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
