@@ -6,6 +6,8 @@
 
 A watcher asks often while something changes and ever more rarely while nothing does. Where processes are
 many, one of them can watch for all: `use` puts another kind of watcher in the place of this one.
+
+Who wants to know how jobs go gives the watcher a function: it is told all that the watcher learns.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from penstock.core.nouns import Cluster, JobState, Status
 from penstock.errors import JobError
 
-__all__ = ["Threads", "Watcher", "queue_of", "use", "wait"]
+__all__ = ["Hears", "News", "Tell", "Threads", "Watcher", "queue_of", "tell_of", "telling", "use", "wait"]
 
 _LOG = logging.getLogger("penstock.clusters")
 _FIRST_SECONDS = 0.05
@@ -33,6 +36,43 @@ class Watcher(Protocol):
 
     def wait(self, native_id: str, patience_seconds: float) -> Status:
         """The status of a job that has ended. Raises `JobError` when nothing is heard of it for so long."""
+
+
+_WAITED_FOR = Status(JobState.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class News:
+    """What a watcher has learned.
+
+    Attributes:
+        cluster: its kind, as pipeline files name it.
+        time: seconds since 1970.
+        native_id: of a job; empty when the cluster was asked, once for all jobs that are waited for.
+        status: how the job stands now; `JobState.UNKNOWN` without a word when the waiting begins.
+    """
+
+    cluster: str
+    time: float
+    native_id: str = ""
+    status: Status = _WAITED_FOR
+
+
+Tell: TypeAlias = Callable[[News], None]
+"""Is called in the threads of those who wait."""
+
+
+@runtime_checkable
+class Hears(Protocol):
+    """Who wants to know how jobs go; a run's watch may."""
+
+    def job(self, news: News) -> None:
+        """A watcher has learned something; in any thread."""
+
+
+def tell_of(watch: object) -> Tell | None:
+    """How *watch* is told of jobs, where it wants to know."""
+    return watch.job if isinstance(watch, Hears) else None
 
 
 def wait(cluster: Cluster, native_id: str, patience_seconds: float = 600.0) -> Status:
@@ -50,6 +90,19 @@ def use(factory: Callable[[Cluster], Watcher]) -> Callable[[Cluster], Watcher]:
         before, _state["factory"] = _state["factory"], factory
         _watchers.clear()
     return before
+
+
+@contextmanager
+def telling(tell: Tell | None) -> Iterator[None]:
+    """Inside, the watchers of this process tell what they learn."""
+    if tell is None:
+        yield
+        return
+    before = use(lambda cluster: Threads(cluster, tell))
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def _watcher_of(cluster: Cluster) -> Watcher:
@@ -80,9 +133,11 @@ class Threads:
 
     Attributes:
         cluster: whose jobs.
+        tell: is told what is learned.
     """
 
     cluster: Cluster
+    tell: Tell | None = None
     _waiters: list[_Waiter] = field(default_factory=list)
     _turn: threading.Condition = field(default_factory=threading.Condition)
     _asking: bool = False
@@ -92,6 +147,7 @@ class Threads:
     def wait(self, native_id: str, patience_seconds: float) -> Status:
         """See `Watcher`."""
         waiter = _Waiter(native_id, time.monotonic())
+        self._news(native_id, waiter.status)
         with self._turn:
             self._waiters.append(waiter)
             self._changed()
@@ -123,6 +179,7 @@ class Threads:
                 self._tell(found)
 
     def _asked(self, ids: list[str]) -> Mapping[str, Status]:
+        self._news()
         try:
             return self.cluster.poll(ids) if ids else {}
         except (JobError, OSError) as error:
@@ -136,11 +193,16 @@ class Threads:
             if status != waiter.status:
                 self._changed()
                 _LOG.info("job %s is %s %s", waiter.native_id, status.state.value, status.why)
+                self._news(waiter.native_id, status)
             if status.state is not JobState.UNKNOWN:
                 waiter.heard = time.monotonic()
             waiter.status = status
         self._due = time.monotonic() + self._pause
         self._turn.notify_all()
+
+    def _news(self, native_id: str = "", status: Status = _WAITED_FOR) -> None:
+        if self.tell is not None:
+            self.tell(News(type(self.cluster).__name__.lower(), time.time(), native_id, status))
 
     def _changed(self) -> None:
         self._pause = _FIRST_SECONDS

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from penstock.clusters.watch import tell_of, telling
 from penstock.core.nouns import Batch, Fit, Pipeline, Report, Stream, Unit
 from penstock.core.plan import Resources
 from penstock.core.run import Outcome, Watch, run
@@ -37,7 +38,8 @@ class Inline:
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out. Raises `RunError`."""
-        return run(pipeline, "inline", _carry, watch)
+        with telling(tell_of(watch)):
+            return run(pipeline, "inline", _carry, watch)
 
     def train(self, fit: Fit, heard: Callable[[Mapping[str, float]], None]) -> None:
         """Carry *fit* out by one worker, this process."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from penstock.clusters.watch import tell_of
 from penstock.core.dataset import Manifest
 from penstock.core.nouns import Fit, Pipeline, Report, Stream, Transform, Unit
 from penstock.core.plan import Operator, Resources, admit, operators, packaged
@@ -103,8 +104,8 @@ class Ray:
             admit(pipeline, self.resources())
         with self.session(), tables.held(pipeline, self.table_actors):
             admit(pipeline, _cluster_resources(self.address or "our own Ray"))
-            with watcher.on_duty(pipeline.clusters):
-                return run(pipeline, "ray", _carry, watch)
+            with watcher.on_duty(pipeline.clusters, tell_of(watch)) as caught_up:
+                return run(pipeline, "ray", partial(_carry_out, caught_up), watch)
 
     def train(self, fit: Fit, heard: Callable[[Mapping[str, float]], None]) -> None:
         """Carry *fit* out by Ray Train. Raises `RunError`; what was published is kept."""
@@ -210,6 +211,12 @@ def _gpus_seen() -> float:
 
 
 # --- streaming -------------------------------------------------------------------------------------------
+
+
+def _carry_out(caught_up: Callable[[], None], assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:
+    """Outcomes of *units*; what is known of their jobs is told before the run is said to have ended."""
+    yield from _carry(assignment, units)
+    caught_up()
 
 
 def _carry(assignment: Assignment, units: Iterable[Unit]) -> Iterator[Outcome]:

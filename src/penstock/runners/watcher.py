@@ -2,37 +2,85 @@
 
 So the cluster is asked once per interval, however many tasks wait, and in whatever processes. A task that waits for
 an actor gives its CPUs back meanwhile. The actors are the driver's: they end with it. One that was killed is started
-again, and who waited waits on.
+again, and who waited waits on. Where the driver wants to know how jobs go, it asks the actors once a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from penstock.clusters.watch import Threads, Watcher, queue_of, use
+from penstock.clusters.watch import News, Tell, Threads, Watcher, queue_of, use
 from penstock.core.nouns import Cluster, Status
 from penstock.errors import JobError
 
 __all__ = ["enlist", "on_duty"]
 
 _MOST_WAITING = 2000
+_MOST_NEWS = 10_000
+_LISTEN_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
 
 
 @contextmanager
-def on_duty(clusters: Iterable[Cluster]) -> Iterator[None]:
-    """In the driver: inside, each of *clusters* has its actor; those of one queue share it."""
-    actors = [_started(cluster) for cluster in {queue_of(cluster): cluster for cluster in clusters}.values()]
+def on_duty(clusters: Iterable[Cluster], tell: Tell | None = None) -> Iterator[Callable[[], None]]:
+    """In the driver: inside, each of *clusters* has its actor; those of one queue share it.
+
+    Gives a function that tells what is known now.
+
+    Args:
+        clusters: whose jobs are waited for.
+        tell: is told how they go, in a thread of its own.
+    """
+    each = {queue_of(cluster): cluster for cluster in clusters}.values()
+    actors = [_started(cluster, keeps=tell is not None) for cluster in each]
+    caught_up = partial(_pass_on, actors, tell)
     try:
-        yield
+        with _listening(caught_up if actors and tell else None):
+            yield caught_up
     finally:
         for actor in actors:
             _end(actor)
+
+
+@contextmanager
+def _listening(caught_up: Callable[[], None] | None) -> Iterator[None]:
+    if caught_up is None:
+        yield
+        return
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.wait(_LISTEN_SECONDS):
+            caught_up()
+
+    thread = threading.Thread(target=listen, name="penstock-jobs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        caught_up()
+
+
+def _pass_on(actors: Sequence[Any], tell: Tell | None) -> None:
+    import ray
+
+    if tell is None:
+        return
+    for actor in actors:
+        with suppress(ray.exceptions.RayError):  # one that is being started again is asked the next time
+            for news in ray.get(actor.news.remote(), timeout=_ANSWER_SECONDS):
+                tell(news)
 
 
 def enlist() -> None:
@@ -67,8 +115,9 @@ class _ByActor:
 class _Actor:
     """Lives in a process of its own; each who waits has a thread there, which sleeps."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._watcher = Threads(cluster)
+    def __init__(self, cluster: Cluster, *, keeps: bool) -> None:
+        self._news = deque[News](maxlen=_MOST_NEWS)
+        self._watcher = Threads(cluster, self._news.append if keeps else None)
         self._threads = ThreadPoolExecutor(_MOST_WAITING)
 
     async def wait(self, native_id: str, patience_seconds: float) -> Status | str:
@@ -79,20 +128,27 @@ class _Actor:
         except JobError as error:
             return str(error)
 
+    async def news(self) -> list[News]:
+        """What was learned since this was asked last."""
+        return [self._news.popleft() for _ in range(len(self._news))]
+
 
 def _name(cluster: Cluster) -> str:
     return f"penstock-watcher-{hashlib.sha256(queue_of(cluster).encode()).hexdigest()[:32]}"
 
 
-def _started(cluster: Cluster) -> Any:
-    """The actor of *cluster*, on the driver's node where it can be: there are the keys and the ssh configuration."""
+def _started(cluster: Cluster, *, keeps: bool) -> Any:
+    """The actor of *cluster*, on the driver's node where it can be: there are the keys and the ssh configuration.
+
+    One that *keeps* what it learns is asked for it.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": _MOST_WAITING}
     actor = ray.remote(_Actor).options(name=_name(cluster), get_if_exists=True, scheduling_strategy=here, **options)
-    return actor.remote(cluster)
+    return actor.remote(cluster, keeps=keeps)
 
 
 def _end(actor: Any) -> None:

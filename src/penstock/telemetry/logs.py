@@ -7,7 +7,7 @@ Every line has the fields of the first table; the others depend on ``event``.
 ``level``         ``info``, ``warning`` or ``error``
 ``run``           id of the run, 32 hexadecimal digits; where there are spans, the id of their trace too
 ``pipeline``      its name
-``event``         ``begin``, ``progress``, ``end``, ``unit_failed`` or ``rows_quarantined``
+``event``         ``begin``, ``progress``, ``end``, ``unit_failed``, ``rows_quarantined`` or ``job``
 ``unit``          key of the unit, or null
 ``step``          ``read``, ``1-encode``, ..., ``write``, or null
 ``message``       a sentence, without secrets (`penstock.telemetry.redacting`)
@@ -15,7 +15,9 @@ Every line has the fields of the first table; the others depend on ``event``.
 
 ``begin``, ``progress`` and ``end`` have what the lines of the display have (`penstock.progress`) as well. Of
 ``unit_failed``, ``uri``, ``start`` and ``stop`` say which unit. Of ``rows_quarantined``, ``rows`` is how many, and
-``file`` where below the dataset they lie.
+``file`` where below the dataset they lie. Of ``job``, ``cluster`` is the kind of its cluster, ``job`` what the
+scheduler calls it, ``state`` how it stands (`penstock.core.nouns.JobState`), ``attempt`` which one it is, from 1, and
+``why`` what the scheduler or the exit record says.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from penstock.clusters.watch import News
 from penstock.core.nouns import Record
 from penstock.core.run import Outcome
 from penstock.core.work import Failure
 from penstock.errors import StorageError
 from penstock.progress import JsonLines
+from penstock.telemetry.jobs import Jobs
 from penstock.telemetry.redacting import address, said
 
 __all__ = ["Log"]
@@ -41,7 +45,7 @@ class Log(JsonLines):
 
     def __init__(self, stream: TextIO, run: str) -> None:
         super().__init__(stream)
-        self._run = run
+        self._run, self._jobs = run, Jobs()
 
     @staticmethod
     @contextmanager
@@ -62,6 +66,17 @@ class Log(JsonLines):
             self._failed(outcome)
         elif outcome.bad_rows:
             self._quarantined(outcome)
+
+    def job(self, news: News) -> None:
+        """A line when a job stands otherwise than before."""
+        change = self._jobs.hear(news) if news.native_id else None
+        if change is None:
+            return
+        status, name = change.status, change.native_id
+        bad = change.ended and change.outcome in ("failed", "cancelled")
+        facts = {"state": status.state.value, "attempt": status.attempt, "why": said(status.why)}
+        text = f"job {name} is {'waited for' if change.before is None else change.outcome}"
+        self._note("warning" if bad else "info", "job", text, {"cluster": change.cluster, "job": name, **facts})
 
     def _failed(self, failure: Failure) -> None:
         unit, step = failure.unit, _step_of(failure.error)

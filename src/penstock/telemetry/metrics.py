@@ -15,11 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.clusters.watch import News
 from penstock.core.nouns import Pipeline, Report
 from penstock.core.run import Outcome
 from penstock.core.work import Failure
 from penstock.errors import SpecError, StorageError
 from penstock.progress import Counts
+from penstock.telemetry.jobs import Change, Jobs
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["RunMetrics", "Textfile", "place_of", "served"]
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+_JOB_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 _EVERY_SECONDS = 5.0
 
 
 @dataclass
 class RunMetrics:
-    """The metrics of the runs of one command, in a registry of their own."""
+    """The metrics of the runs of one command and of their jobs, in a registry of their own."""
 
     registry: CollectorRegistry
     runner: str
@@ -70,6 +73,7 @@ class RunMetrics:
         self._ended = of(Gauge, "end_timestamp_seconds", "When the run ended, since 1970.")
         self._success = of(Gauge, "success", "At the end: 1 when a dataset stands, else 0.")
         self._info = of(Info, "", "Which runner and version.")
+        self._jobs = JobMetrics(self.registry)
 
     def begin(self, pipeline: Pipeline, units: int, skipped: int) -> None:
         """A run begins; all series of it stand from here on, so that none is missing while it is 0."""
@@ -108,6 +112,52 @@ class RunMetrics:
         """The run is over."""
         self._ended.labels(self._name).set(time.time())
         self._success.labels(self._name).set(report is not None)
+
+    def job(self, news: News) -> None:
+        """See `JobMetrics`."""
+        self._jobs.job(news)
+
+
+class JobMetrics:
+    """How the jobs go that runs wait for; the label ``cluster`` is the kind of it, ``slurm`` or ``local``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        from prometheus_client import Counter, Gauge, Histogram
+
+        def of(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
+            return kind(f"penstock_{name}", text, ["cluster", *labels], registry=registry, **more)
+
+        self._known = Jobs()
+        self._submitted = of(Counter, "jobs_submitted", "Jobs that were submitted, or found again, and waited for.")
+        self._ended = of(
+            Counter, "jobs_ended", "Attempts by how they ended: done, failed, cancelled, continued.", "outcome"
+        )
+        self._retries = of(Counter, "job_retries", "Attempts that were not a job's first.")
+        self._now = of(Gauge, "jobs", "Jobs by how they stand: unknown, pending, running.", "state")
+        self._queued = of(Histogram, "job_queued_seconds", "From submission until it ran.", buckets=_JOB_SECONDS)
+        self._running = of(Histogram, "job_running_seconds", "From then to its end.", buckets=_JOB_SECONDS)
+        self._polls = of(Counter, "scheduler_polls", "Times that the scheduler was asked how jobs stand.")
+
+    def job(self, news: News) -> None:
+        """Count what a watcher has learned."""
+        if not news.native_id:
+            self._polls.labels(news.cluster).inc()
+        elif change := self._known.hear(news):
+            self._changed(change)
+
+    def _changed(self, change: Change) -> None:
+        cluster = change.cluster
+        if change.before is None:
+            self._submitted.labels(cluster).inc()
+        else:
+            self._now.labels(cluster, change.before.value).dec()
+        if not change.ended:
+            self._now.labels(cluster, change.status.state.value).inc()
+            return
+        self._ended.labels(cluster, change.outcome).inc()
+        self._retries.labels(cluster).inc(change.status.attempt > 1)
+        self._queued.labels(cluster).observe(change.queued_seconds)
+        self._running.labels(cluster).observe(change.running_seconds)
 
 
 def _alone(ask: Callable[[], float]) -> Callable[[], float]:
@@ -176,6 +226,11 @@ class Textfile:
 
     def outcome(self, outcome: Outcome) -> None:
         """Write, when the file is old enough."""
+        if self.clock() - self._written >= _EVERY_SECONDS:
+            self._write()
+
+    def job(self, news: News) -> None:
+        """The same when a job stands otherwise, while no unit ends."""
         if self.clock() - self._written >= _EVERY_SECONDS:
             self._write()
 

@@ -3,10 +3,11 @@
 ::
 
     run                                  from the listing to the commit
-    └── unit                             from its read to its record
-        ├── read
-        ├── 1-encode
-        └── write
+    ├── unit                             from its read to its record
+    │   ├── read
+    │   ├── 1-encode
+    │   └── write
+    └── job                              an attempt on a cluster, from its submission to its end
 
 The times are those that the workers wrote down, so the spans are made when a unit has ended, in the driver alone, and
 workers need no collector. A unit that failed left no times: its span goes from when the runner took it to when its
@@ -25,16 +26,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from penstock.clusters.watch import News
 from penstock.core.nouns import Pipeline, Record, Report, Trace, Unit
 from penstock.core.run import Outcome
 from penstock.core.work import Failure
 from penstock.errors import SpecError, StorageError
+from penstock.telemetry.jobs import Change, Jobs
 from penstock.telemetry.redacting import address, said
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 __all__ = ["Spans", "exporting"]
 
@@ -58,6 +61,8 @@ class Spans:
         self._run, self._runner, self._most = run, runner, most
         self._handed: dict[str, tuple[float, str]] = {}
         """When a unit was taken and where it lies, until it has ended; a runner takes ten thousand ahead at most."""
+        self._jobs = Jobs()
+        self._job_spans: dict[tuple[str, str], Span] = {}
 
     def begin(self, pipeline: Pipeline, units: int, skipped: int) -> None:
         """The run's own span begins."""
@@ -84,8 +89,33 @@ class Spans:
         if int(outcome.unit[:8], 16) < self._bound:
             self._record(outcome, uri)
 
+    def job(self, news: News) -> None:
+        """The span of a job begins, goes on to another state, or ends."""
+        change = self._jobs.hear(news) if news.native_id else None
+        if change is None:
+            return
+        at = change.cluster, change.native_id
+        if change.before is None:
+            facts = self._named({"cluster": change.cluster, "job": change.native_id})
+            self._job_spans[at] = self._tracer.start_span(
+                "job", self._inside, attributes=facts, start_time=_ns(news.time)
+            )
+        self._job_spans[at].add_event(change.status.state.value, timestamp=_ns(news.time))
+        if change.ended:
+            self._job_ended(self._job_spans.pop(at), change)
+
+    def _job_ended(self, span: Span, change: Change) -> None:
+        facts = {"attempt": change.status.attempt, "outcome": change.outcome, "why": said(change.status.why)}
+        facts |= {"queued_seconds": change.queued_seconds, "running_seconds": change.running_seconds}
+        span.set_attributes(self._named(facts))
+        if change.outcome in ("failed", "cancelled"):
+            span.set_status(_error(said(change.status.why)))
+        span.end(_ns(change.time))
+
     def end(self, report: Report | None) -> None:
-        """The run's own span ends."""
+        """The run's own span ends, and those of jobs that go on without it."""
+        for span in self._job_spans.values():
+            span.end()
         if report is None:
             self._root.set_status(_error("the run ended without a dataset"))
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from penstock.clusters.watch import News
 from penstock.core.nouns import Pipeline, Report, Unit
 from penstock.core.run import Outcome, Watch
 from penstock.telemetry.redacting import said
@@ -23,6 +25,7 @@ class Several:
 
     def __init__(self, display: Watch, others: Sequence[Watch], warn: Callable[[str], None]) -> None:
         self._display, self._others, self._warn = display, list(others), warn
+        self._lock = threading.RLock()
 
     def begin(self, pipeline: Pipeline, units: int, skipped: int) -> None:
         """See `Watch`."""
@@ -41,9 +44,19 @@ class Several:
     def end(self, report: Report | None) -> None:
         """See `Watch`."""
         self._tell("end", report)
+        with self._lock:
+            self._others.clear()  # a watcher of jobs may speak a moment longer
         self._display.end(report)
 
+    def job(self, news: News) -> None:
+        """See `penstock.clusters.watch.Hears`; comes from other threads."""
+        self._tell("job", news)
+
     def _tell(self, what: str, *values: Any) -> None:
+        with self._lock:
+            self._tell_each(what, *values)
+
+    def _tell_each(self, what: str, *values: Any) -> None:
         for watch in tuple(self._others):
             try:
                 getattr(watch, what, _nothing)(*values)

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from seeing import RUN
 
 from penstock.core.nouns import Pipeline, Step, Unit
 from penstock.core.work import Failure
@@ -14,7 +15,6 @@ from penstock.sinks.parquet import Parquet
 from penstock.telemetry.logs import Log
 from penstock.testing.parts import Numbers, Squares
 
-RUN = "0af7651916cd43dd8448eb211c80319c"
 EVERY = {"time", "level", "run", "pipeline", "event", "unit", "step", "message"}
 
 

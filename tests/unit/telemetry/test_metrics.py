@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from seeing import samples, text_of
 
 from penstock.core.nouns import Part, Pipeline, Record, Step, Trace, Unit
 from penstock.core.work import Failure
@@ -22,22 +23,6 @@ from penstock.testing.parts import Numbers, Squares
 def pipeline(tmp_path) -> Pipeline:
     source, sink = Numbers(9, 10, broken=(4,)), Parquet(str(tmp_path / "out"))
     return Pipeline("line", source, sink, (Step(Squares(bad=(5, 33))),), max_bad_units=1)
-
-
-def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Values by name and by the values of labels in the order of their names; `_created` and buckets left out."""
-    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {
-        (s.name, tuple(v for _, v in sorted(s.labels.items()))): s.value
-        for s in found
-        if not s.name.endswith(("_created", "_bucket"))
-    }
-
-
-def text_of(metrics: RunMetrics) -> str:
-    from prometheus_client import generate_latest
-
-    return generate_latest(metrics.registry).decode()
 
 
 class Clock:

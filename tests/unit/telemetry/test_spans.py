@@ -8,10 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from seeing import RUN, Seen
 
 from penstock.core.nouns import Part, Pipeline, Record, Step, Trace, Unit
 from penstock.core.work import Failure
@@ -21,25 +19,6 @@ from penstock.sinks.parquet import Parquet
 from penstock.telemetry import spans as spans_module
 from penstock.telemetry.spans import Spans, exporting
 from penstock.testing.parts import Numbers, Squares
-
-RUN = "0af7651916cd43dd8448eb211c80319c"
-
-
-class Seen:
-    """Where spans of a test end."""
-
-    def __init__(self, most: int = 1000):
-        self.exporter = InMemorySpanExporter()
-        provider = TracerProvider(id_generator=spans_module._ids(RUN))
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.spans = Spans(provider.get_tracer("penstock"), RUN, "inline", most)
-
-    def named(self, *names):
-        return [one for one in self.exporter.get_finished_spans() if one.name in names]
-
-    def below(self, parent):
-        found = self.exporter.get_finished_spans()
-        return [one for one in found if one.parent and one.parent.span_id == parent.context.span_id]
 
 
 @pytest.fixture
