@@ -32,6 +32,7 @@ from penstock.commands.telling import err as _err
 from penstock.commands.telling import out as _out
 from penstock.commands.telling import told as _told
 from penstock.commands.tune import tune
+from penstock.commands.ui import ui
 from penstock.core import plugins, spec
 from penstock.core.dataset import existing, is_promised, promised, schema_of
 from penstock.core.nouns import Fit, Report, Runner, Stream
@@ -336,6 +337,7 @@ app.command()(serve)
 app.command()(tune)
 app.command()(judge)
 app.command()(gallery)
+app.command()(ui)
 app.add_typer(_table, name="table")
 app.add_typer(planes, name="planes")
 app.add_typer(_stage, name="stage")

@@ -1,0 +1,196 @@
+"""`penstock ui` as a process, and its pages in a real Chromium, over a run that has ended and one that goes on."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from websockets.sync.client import connect
+
+PROGRAM = str(Path(sys.executable).parent / "penstock")
+EVIL = "<script>document.title='run'</script>"
+PIPELINE = """
+[pipeline.line]
+source = { use = "jsonl", uri = "in.jsonl", columns = { id = "string", sequence = "string" }, unit_bytes = 400 }
+sink = { use = "parquet", uri = "out/NAME" }
+
+[[pipeline.line.step]]
+use = "clean"
+alphabet = "protein"
+
+[[pipeline.line.step]]
+use = "function"
+function = "profiling:profile"
+adds = { profile = "float32[4]" }
+"""
+# The live one goes only as far as a file allows, so that the test says how far that is.
+PROFILING = """
+import os, time
+from pathlib import Path
+import numpy as np
+from penstock.core.batch import tensor_column, with_columns
+
+def profile(batch):
+    rows = [[text.count(letter) for letter in "ACDE"] for text in batch["sequence"].to_pylist()]
+    held = os.environ.get("HELD")
+    while held and len([*Path(held).glob("out/live/ledger/*/*.json")]) >= int(Path(held, "allowed").read_text()):
+        time.sleep(0.02)
+    return with_columns(batch, {"profile": tensor_column(np.array(rows, np.float32).reshape(-1, 4))})
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with a run that has ended and one that stands at its third unit."""
+    folder = tmp_path_factory.mktemp("ui")
+    rows = [{"id": f"r{at}", "sequence": EVIL if at % 10 == 3 else "ACDE"[: 1 + at % 4] * 5} for at in range(60)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "profiling.py").write_text(PROFILING)
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    for name in ("done", "live"):
+        (folder / f"{name}.toml").write_text(PIPELINE.replace("NAME", name))
+    run = [PROGRAM, "run", "--runner", "inline"]
+    subprocess.run([*run, str(folder / "done.toml")], env=env, check=True, capture_output=True)
+    allow(folder, 3)
+    held = {**env, "HELD": str(folder)}
+    with (folder / "run.log").open("w") as log:
+        live = subprocess.Popen([*run, str(folder / "live.toml")], env=held, stdout=log, stderr=log)
+    try:
+        _until(lambda: len(list(folder.glob("out/live/ledger/*/*.json"))) == 3, folder / "run.log")
+        yield folder
+    finally:
+        allow(folder, 1000)
+        live.wait(60)
+
+
+def allow(folder, units):
+    """Let the live run go on until so many units are finished."""
+    (folder / "new").write_text(str(units))
+    (folder / "new").replace(folder / "allowed")
+
+
+@pytest.fixture(scope="module")
+def address(root):
+    with (root / "ui.log").open("w") as log:
+        server = subprocess.Popen([PROGRAM, "ui", str(root)], stdout=log, stderr=log)
+    try:
+        _until(lambda: "is shown at" in (root / "ui.log").read_text(), root / "ui.log")
+        yield re.search(r"is shown at (http://127\.0\.0\.1:\d+)/\n", (root / "ui.log").read_text())[1]
+    finally:
+        server.terminate()
+        assert server.wait(30) is not None
+
+
+def _until(ready, log, seconds=60):
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+
+
+def _chromium(profile):
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program, "this test needs a browser: apt-get install chromium"
+    return [
+        program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking",
+        "--disable-component-update", "--no-first-run", f"--user-data-dir={profile}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def visit(address, tmp_path):
+    """Opens a page, takes its picture and gives its DOM; the console stays empty, and nobody else is asked."""
+
+    def visit(path, name):
+        command = [
+            *_chromium(tmp_path / "visits"), "--hide-scrollbars", "--window-size=1280,1800", "--enable-logging=stderr",
+            f"--log-net-log={tmp_path / 'net.json'}", f"--screenshot={tmp_path / name}.png", "--dump-dom",
+            address + path,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        events = [event.get("params", {}) for event in json.loads((tmp_path / "net.json").read_text())["events"]]
+        asked = {one["url"] for one in events if one.get("initiator", "not an origin") != "not an origin"}
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert console == []
+        assert {url for url in asked if not url.startswith((address, "data:"))} == set()
+        return done.stdout
+
+    return visit
+
+
+def test_the_pages_of_a_run_that_has_ended(visit):
+    page = visit("/dataset/out/done", "dataset")
+    assert "finished" in page
+    assert re.findall(r'data-box="([^"]+)"', page) == ["read", "1", "2", "write"]
+    assert len(re.findall(r'<path class="course" d="M[\d.,ML]+Z"', page)) == 2
+    assert "float32[4], norm 5: 5, 0, 0, 0" in page
+    assert page.count('<td class="path">r') == 20
+
+    page = visit("/quarantine/out/done", "quarantine")
+    assert "6 rows, page 1 of 1." in page
+    assert page.count("&lt;script&gt;document.title='run'&lt;/script&gt;") == 6
+    assert "<title>Quarantine of out/done · Penstock</title>" in page
+
+
+def test_the_overview_tells_both_apart(visit):
+    page = visit("/", "overview")
+    assert re.search(r'class="badge running" data-state="out/live">running<', page)
+    assert re.search(r'class="badge finished" data-state="out/done">finished<', page)
+    assert re.search(r'data-text="ledger@out/live">3 units, \d+ rows<', page)
+
+
+@pytest.fixture
+def opened(address, tmp_path):
+    """A page that stays open: gives the value of an expression in it."""
+    profile = tmp_path / "profile"
+    command = [*_chromium(profile), "--remote-debugging-port=0", f"{address}/dataset/out/live"]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with connect(_target(profile / "DevToolsActivePort"), max_size=None) as socket:
+            yield lambda expression: _value(socket, expression)
+    finally:
+        browser.terminate()
+        browser.wait(30)
+
+
+def _target(file, seconds=60):
+    """Where the page is spoken to: https://chromedevtools.github.io/devtools-protocol/."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if file.exists() and (port := file.read_text().split("\n")[0]):
+            pages = json.loads(urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30).read())
+            if found := [one["webSocketDebuggerUrl"] for one in pages if one["url"].endswith("/dataset/out/live")]:
+                return found[0]
+        time.sleep(0.1)
+    pytest.fail("Chromium did not open the page")
+
+
+def _value(socket, expression):
+    number = time.monotonic_ns() & 0x7FFFFFFF
+    asked = {"id": number, "method": "Runtime.evaluate", "params": {"expression": expression, "returnByValue": True}}
+    socket.send(json.dumps(asked))
+    while (answer := json.loads(socket.recv(timeout=60))).get("id") != number:
+        pass
+    return answer.get("result", {}).get("result", {}).get("value")
+
+
+def test_an_open_page_follows_the_run_to_its_commit(opened, root, visit):
+    units = "document.querySelector('[data-text=units]')?.textContent"
+    _until(lambda: opened(units) == "3", root / "ui.log")
+    opened("document.body.marked = true")
+    allow(root, 5)
+    _until(lambda: opened(units) == "5", root / "ui.log")
+    assert opened("document.body.marked") is True, "the numbers have changed in the page that was open"
+    assert opened("document.querySelector('[data-text=\"2.units\"]').textContent") == "5 units"
+    assert 'data-text="units">5<' in visit("/dataset/out/live", "live")
+    allow(root, 1000)
+    _until(lambda: opened("document.querySelector('.badge')?.textContent") == "finished", root / "ui.log")
+    assert opened("document.body.marked") is None, "a new version has the page drawn anew"
+    assert "rows in version 1" in opened("document.querySelector('.tiles').textContent")
