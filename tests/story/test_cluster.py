@@ -1,5 +1,6 @@
 """`make demo-cluster`, from Ray to a real Slurm and back over S3, killed at every arrow: equal results."""
 
+import io
 import json
 import os
 import shlex
@@ -8,14 +9,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.core import storage
@@ -59,16 +62,21 @@ def joined(batch):
 STEP = '\n[[pipeline.{line}.step]]\nuse = "function"\nfunction = "holds:{name}"\n'
 
 
+PLANTED = {"HF_TOKEN": "hf_plantedfY4q", "PENSTOCK_TOKEN": "planted-token-Z7k", "PGPASSWORD": "planted-word-X3w"}
+"""What a user may have in the environment of a run that nobody else should see."""
+
+
 @dataclass(frozen=True)
 class World:
     """What `scripts/demo-cluster` has in its folder: a Slurm behind SSH and an S3 server."""
 
     base: Path
+    commands: set[str] = field(default_factory=set)
 
     def started(self, *words: str) -> subprocess.Popen:
         """The demo, in a session of its own, which the servers are not in."""
         command = [SCRIPTS / "demo-cluster", "--base", self.base, "--keep", "--file", self.base / "pipeline.toml"]
-        environment = {**os.environ, "PYTHONPATH": str(self.base)}
+        environment = {**os.environ, **PLANTED, "PYTHONPATH": str(self.base)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([*command, *words], env=environment, start_new_session=True, **pipes)
 
@@ -142,12 +150,31 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> Iterator[World]:
-    with world() as one:
+    with world() as one, overheard(one.commands):
         said = finished(one.started())
+        (one.base / "said").write_text(said)
         assert "clusters: 143 rows" in said
         assert "report: file://" in said
         assert "what the cluster remembers:" in said
         yield one
+
+
+@contextmanager
+def overheard(commands: set[str]) -> Iterator[None]:
+    """Every user of a machine sees the command lines of all; they are noted as long as this lasts."""
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.wait(0.2):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # it has ended meanwhile
+                    commands.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
 
 
 def finished(run: subprocess.Popen) -> str:
@@ -228,6 +255,40 @@ def ended_unseen(one: World, run: subprocess.Popen, hold: Path) -> bool:
     hold.unlink()
     wait_until(run, lambda: one.exists("jobs", "/exit"), "the job's exit record")
     return True
+
+
+def artefacts(one: World) -> Iterator[tuple[str, str]]:
+    """All that a demo leaves, by name: objects, job scripts and their records, spools, logs, what it printed."""
+    with one.reached():
+        store = store_of(ROOT)
+        for entry in store.below(ROOT):
+            yield entry.uri, text_of(store.read(entry.uri))
+    for path in one.base.rglob("*"):
+        if path.is_file() and one.base / "s3" not in path.parents:  # the server's own, which nobody else may read
+            yield str(path), text_of(path.read_bytes())
+
+
+def text_of(data: bytes) -> str:
+    """Bytes as they are, and of Parquet also what is compressed in them."""
+    text = data.decode("latin-1")
+    if not data.endswith(b"PAR1"):
+        return text
+    return text + json.dumps(pq.read_table(io.BytesIO(data)).to_pylist(), default=str)
+
+
+def test_no_secret_stands_in_anything_that_a_demo_makes(undisturbed):
+    secrets = [undisturbed.s3["AWS_SECRET_ACCESS_KEY"], *PLANTED.values()]
+    texts = dict(artefacts(undisturbed))
+    kinds = {Path(name).suffix for name in texts}
+    assert kinds >= {".json", ".parquet", ".h5"}, kinds
+    assert any("/scratch/" in name for name in texts), sorted(texts)
+    assert sum(ROOT in text for text in texts.values()) > 5, "what stands there is found"
+    assert not [name for name, text in texts.items() if any(secret in text for secret in secrets)]
+    assert any("penstock run" in line for line in undisturbed.commands)
+    assert not [line for line in undisturbed.commands if any(secret in line for secret in secrets)]
+    ray = Path(tempfile.gettempdir()) / f"penstock-ray-{os.getuid()}"  # its sessions, which go with the run
+    for path in (undisturbed.base / "s3/env", undisturbed.base / "s3/s3.json", ray):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 @pytest.mark.timeout(1800)
