@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.clusters.watch import News, Tell, Threads, Watcher, queue_of, use
@@ -42,25 +41,25 @@ def on_duty(clusters: Iterable[Cluster], tell: Tell | None = None) -> Iterator[C
     """
     each = {queue_of(cluster): cluster for cluster in clusters}.values()
     actors = [_started(cluster, keeps=tell is not None) for cluster in each]
-    caught_up = partial(_pass_on, actors, tell)
+    ears = _Ears(actors, tell) if tell else None
     try:
-        with _listening(caught_up if actors and tell else None):
-            yield caught_up
+        with _listening(ears if actors else None):
+            yield ears or _nothing
     finally:
         for actor in actors:
             _end(actor)
 
 
 @contextmanager
-def _listening(caught_up: Callable[[], None] | None) -> Iterator[None]:
-    if caught_up is None:
+def _listening(ears: _Ears | None) -> Iterator[None]:
+    if ears is None:
         yield
         return
     over = threading.Event()
 
     def listen() -> None:
         while not over.wait(_LISTEN_SECONDS):
-            caught_up()
+            ears()
 
     thread = threading.Thread(target=listen, name="penstock-jobs", daemon=True)
     thread.start()
@@ -69,18 +68,29 @@ def _listening(caught_up: Callable[[], None] | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        caught_up()
+        ears()
 
 
-def _pass_on(actors: Sequence[Any], tell: Tell | None) -> None:
-    import ray
+@dataclass(frozen=True)
+class _Ears:
+    """Asks the actors what they have learned and tells it; one thread at a time, so that news stay in order."""
 
-    if tell is None:
-        return
-    for actor in actors:
-        with suppress(ray.exceptions.RayError):  # one that is being started again is asked the next time
-            for news in ray.get(actor.news.remote(), timeout=_ANSWER_SECONDS):
-                tell(news)
+    actors: Sequence[Any]
+    tell: Tell
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self) -> None:
+        import ray
+
+        with self.turn:
+            for actor in self.actors:
+                with suppress(ray.exceptions.RayError):  # one that is being started again is asked the next time
+                    for news in ray.get(actor.news.remote(), timeout=_ANSWER_SECONDS):
+                        self.tell(news)
+
+
+def _nothing() -> None:
+    """What there is to tell when nobody wants to know."""
 
 
 def enlist() -> None:

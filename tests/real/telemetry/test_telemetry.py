@@ -114,7 +114,7 @@ def run(tmp_path_factory):
     with collector() as server:
         given = {"LAKE_TOKEN": "planted-environment", "PYTHONPATH": str(HERE), "PENSTOCK_METRICS_PORT": str(port)}
         given |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
-        given |= {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=planted-header"}
+        given |= {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=planted-header", "NO_PROXY": "127.0.0.1"}
         command = [sys.executable, "-m", "penstock", "run", "line.toml", "--log-file", "log.jsonl"]
         command += ["--metrics-file", "run.prom"]
         with (folder / "err").open("w") as err, (folder / "out.txt").open("w") as out:
