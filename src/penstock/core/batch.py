@@ -14,6 +14,7 @@ from penstock.errors import SchemaError
 
 __all__ = [
     "adding",
+    "column_of",
     "digest",
     "field_of",
     "from_bytes",
@@ -46,6 +47,16 @@ def tensor_column(rows: npt.NDArray[np.generic]) -> pa.ExtensionArray:
     kind = tensor_type(rows.dtype, *rows.shape[1:])
     flat = pa.array(rows.reshape(-1))
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, kind.storage_type.list_size))
+
+
+def column_of(rows: npt.NDArray[np.generic], kind: pa.DataType) -> pa.Array:
+    """The inverse of `to_numpy`: an array, ``"row ..."``, as a column of exactly this *kind*; text too."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array(rows.tolist(), kind)
+    column = tensor_column(rows)
+    if isinstance(kind, pa.FixedShapeTensorType):  # names of a tensor's axes are in its kind alone
+        return pa.ExtensionArray.from_storage(kind, column.storage.cast(kind.storage_type))
+    return column if column.type == kind else column.cast(kind)
 
 
 def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:

@@ -173,6 +173,11 @@ class Format:
     pack: Callable[[Sequence[Path], Path], None]
     finish: Callable[[Manifest], None] = lambda manifest: None
 
+    @classmethod
+    def whole(cls, suffix: str, read: Callable[[Path], pa.Table], write: Callable[[Path, pa.Table], None]) -> Format:
+        """One whose files are packed by *read* and *write*, all rows in memory at once."""
+        return cls(suffix, lambda paths, target: write(target, pa.concat_tables(read(path) for path in paths)))
+
 
 def sha256_of(path: Path) -> str:
     """The hash (hex) of a file's bytes."""

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy.typing as npt
@@ -35,6 +36,7 @@ __all__ = [
     "Listed",
     "Lists",
     "Multiplying",
+    "OwnFormat",
     "Part",
     "Pipeline",
     "Place",
@@ -212,6 +214,19 @@ class Sink(Protocol):
 
     def commit(self, records: Records, provenance: Mapping[str, Any]) -> Manifest:
         """Publish the manifest over the parts of *records*, in their order; atomic, last, one winner."""
+
+
+@runtime_checkable
+class OwnFormat(Protocol):
+    """A sink with a file format of its own, which is called as the sink's entry point is; readers find it by that."""
+
+    @staticmethod
+    def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+        """All rows of a file that the sink wrote; of its columns those of *schema*, in that order and of those types.
+
+        Raises:
+            Exception: of any kind; readers make a `DatasetError` of it.
+        """
 
 
 @runtime_checkable

@@ -21,14 +21,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.core.batch import tensor_column, to_numpy
+from penstock.core import plugins
+from penstock.core.batch import column_of, to_numpy
 from penstock.core.dataset import Manifest, existing, sha256_of
-from penstock.core.nouns import Unit
+from penstock.core.nouns import OwnFormat, Unit
 from penstock.core.storage import S3, join, local_copy, seekable, store_of
 from penstock.core.zipped import Zipped, unzipped
 from penstock.errors import DatasetError, SchemaError, StorageError
 
-__all__ = ["Check", "chosen", "holds", "read_arrays", "read_rows", "read_sample", "read_table", "take_rows"]
+__all__ = [
+    "Check",
+    "chosen",
+    "holds",
+    "part_reader",
+    "read_arrays",
+    "read_rows",
+    "read_sample",
+    "read_table",
+    "take_rows",
+]
 
 _WINDOW_ROWS = 1 << 16
 
@@ -388,16 +399,8 @@ def _mapped(file: _File | _Far, dataset: Any) -> Any:
 
 
 def _column(dataset: Any, rows: slice | npt.NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.array(dataset.asstr()[rows], kind)
-    return _typed(tensor_column(dataset[rows]), kind)
-
-
-def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column as promised: names of a tensor's axes are in the schema alone."""
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return pa.ExtensionArray.from_storage(kind, column.storage.cast(kind.storage_type))
-    return column if column.type == kind else column.cast(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return column_of((dataset.asstr() if text else dataset)[rows], kind)
 
 
 def _parquet_into(
@@ -425,18 +428,12 @@ def _hdf5_into(
 
 def _zarr(file: _File | _Far, start: int, stop: int, schema: pa.Schema) -> pa.Table:
     with _unzipped(file) as part:
-        return pa.table([_array(part.rows(field.name, start, stop), field.type) for field in schema], schema)
-
-
-def _array(rows: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.array(rows.tolist(), kind)
-    return _typed(tensor_column(rows), kind)
+        return pa.table([column_of(part.rows(field.name, start, stop), field.type) for field in schema], schema)
 
 
 def _zarr_take(file: _File | _Far, rows: npt.NDArray[np.int64], schema: pa.Schema) -> pa.Table:
     with _unzipped(file) as part:
-        return pa.table([_array(part.take(field.name, rows), field.type) for field in schema], schema)
+        return pa.table([column_of(part.take(field.name, rows), field.type) for field in schema], schema)
 
 
 def _zarr_into(
@@ -479,7 +476,52 @@ _FORMATS: Mapping[str, _Form] = {
 
 
 def _format(manifest: Manifest) -> _Form:
-    found = _FORMATS.get(manifest.format)
-    if found is None:
-        raise DatasetError(f"{manifest.uri}: its format is '{manifest.format}'; known are: {', '.join(_FORMATS)}")
-    return found
+    return _FORMATS.get(manifest.format) or _whole(manifest)
+
+
+def _whole(manifest: Manifest) -> _Form:
+    """A format of another package, whose files are read whole."""
+    read = part_reader(manifest)
+
+    def rows(file: _File | _Far, start: int, stop: int, schema: pa.Schema) -> pa.Table:
+        with local_copy(str(file.path)) as path:
+            return read(path, schema).slice(start, stop - start)
+
+    def into(
+        file: _File | _Far, uri: str, piece: _Piece, schema: pa.Schema, arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        table = _as_promised(uri, rows(file, piece.start, piece.stop, schema), schema, piece.rows)
+        for name, array in arrays.items():
+            array[...] = to_numpy(table[name])
+
+    def take(file: _File | _Far, wanted: npt.NDArray[np.int64], schema: pa.Schema) -> pa.Table:
+        with local_copy(str(file.path)) as path:
+            return read(path, schema).take(wanted)
+
+    return _Form(rows, into, take)
+
+
+def part_reader(manifest: Manifest) -> Callable[[Path, pa.Schema], pa.Table]:
+    """What reads a file of another package's format: `read_part` of the sink that is called as the format is.
+
+    Raises:
+        DatasetError: no sink is called so, or it has none; from the reader: the file cannot be read.
+    """
+    name = manifest.format
+    sink = plugins.load("sinks", name) if name in plugins.named("sinks") else None
+    if not hasattr(sink, "read_part"):
+        raise DatasetError(
+            f"{manifest.uri}: its format is '{name}'; known are: {', '.join(_FORMATS)}; "
+            f"install the package whose sink is called '{name}' and has `read_part`"
+        )
+
+    def read(path: Path, schema: pa.Schema) -> pa.Table:
+        try:
+            return cast("OwnFormat", sink).read_part(path, schema)
+        except Exception as error:  # code of others may raise anything
+            raise DatasetError(
+                f"{path}: the sink '{name}' cannot read it ({error!r}); the file is damaged, or the package is of "
+                "another version: restore it or run the pipeline again"
+            ) from error
+
+    return read

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from penstock.core import plugins
 from penstock.core.dataset import Manifest, existing, sha256_of
+from penstock.core.reading import part_reader
 from penstock.core.storage import Posix, join, local_copy, store_of
 from penstock.core.zipped import unzipped
 from penstock.errors import DatasetError
@@ -104,6 +105,8 @@ def _rows(manifest: Manifest, path: Path) -> int:
     if manifest.format == "zarr":
         with unzipped(path) as part:
             return min((part.shape(name)[0] for name in manifest.schema.names), default=0)
+    if manifest.format != "hdf5":
+        return int(part_reader(manifest)(path, manifest.schema).num_rows)
     import h5py
 
     with h5py.File(path, "r", locking=False) as file:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.core.batch import pick
+from penstock.core.batch import pick, to_numpy
 from penstock.core.nouns import Batch
 from penstock.errors import RowErrors, SchemaError
 
-__all__ = ["fill", "is_text", "note", "refuse", "refuse_nulls", "refuse_type", "row_bytes", "shape_of"]
+__all__ = ["arrays", "fill", "is_text", "note", "refuse", "refuse_nulls", "refuse_type", "row_bytes", "shape_of"]
 
 
 def refuse_type(field: pa.Field, sink: str) -> None:
@@ -70,6 +70,21 @@ def fill(kind: npt.DTypeLike) -> Any:
     exact = np.dtype(kind)
     value = np.iinfo(exact).max if exact.kind == "u" else np.nan if exact.kind == "f" else -1
     return np.array(value, exact)[()]
+
+
+def arrays(batch: Batch, format_name: str) -> dict[str, npt.NDArray[Any]]:
+    """The columns, ``"row ..."``, text as `numpy.str_`. Raises `RowErrors` for rows that cannot be held so."""
+    reasons = [""] * batch.num_rows
+    refuse_nulls(reasons, batch, format_name)
+    texts = [name for name in batch.column_names if is_text(batch[name].type)]
+    for name in texts:
+        text = f"column '{name}' ends with a NUL, which NumPy drops; take it away in a stage"
+        note(reasons, pc.ends_with(batch[name], "\0"), text)
+    refuse(batch, reasons)
+    return {
+        name: np.array(column.to_pylist(), np.str_) if name in texts else to_numpy(column)
+        for name, column in zip(batch.column_names, batch.columns, strict=True)
+    }
 
 
 def refuse_nulls(reasons: list[str], chosen: Batch, format_name: str) -> None:

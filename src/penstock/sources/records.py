@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -31,6 +31,7 @@ __all__ = [
     "blocks",
     "cut",
     "not_utf8",
+    "one_by_one",
     "opened",
     "plain",
     "read",
@@ -216,6 +217,18 @@ def _wanted(position: int, held: int, stop: int) -> int:
     """Bytes to read next: a block, twice what is held of a long record, and little beyond the stop."""
     left = stop - position
     return min(max(_BLOCK_BYTES, held), left + _AHEAD_BYTES) if left > 0 else max(_AHEAD_BYTES, -left)
+
+
+def one_by_one(schema: pa.Schema, texts: Iterable[str], row: Callable[[str], Mapping[str, Any]], told: str) -> Sorted:
+    """Rows that *row* makes of texts; one that it refuses by a `ValueError` is bad, with its text as column *told*."""
+    good, bad, reasons = [], [], []
+    for text in texts:
+        try:
+            good.append(row(text))
+        except ValueError as error:
+            bad.append({told: text})
+            reasons.append(str(error))
+    return Sorted(pa.Table.from_pylist(good, schema), pa.Table.from_pylist(bad, schema), reasons)
 
 
 def plain(at: int, block: bytes) -> bytes:

@@ -45,6 +45,12 @@ class ClusterTests:
         """An empty folder that this machine and the cluster see under one path."""
         return tmp_path
 
+    def sized(self, cluster: Cluster, **changes: Any) -> Cluster:
+        """The same cluster that gives its jobs more or less; override it where `tasks`, `cpus_per_task` and
+        `time_minutes` are not fields of the cluster itself.
+        """
+        return dataclasses.replace(cluster, **changes)  # type: ignore[type-var]
+
     def ended(self, cluster: Cluster, native_id: str) -> JobState:
         """Wait until the job has ended, and say how."""
         end = time.monotonic() + self.deadline_seconds
@@ -179,13 +185,13 @@ class ClusterTests:
     def test_a_job_is_ended_at_its_time_limit(self, cluster: Cluster, folder: Path) -> None:
         job = _job("slow", ("sh", "-c", "sleep 600"), folder)
         with pytest.raises(JobError, match="time limit"):
-            run_job(sized(cluster, time_minutes=1 / 60), job)
+            run_job(self.sized(cluster, time_minutes=1 / 60), job)
 
     def test_a_program_sees_its_variables_and_its_threads(self, cluster: Cluster, folder: Path) -> None:
         environment = {"GREETING": "hello 'you' $HOME"}
         command = ("sh", "-c", 'echo "$GREETING $OMP_NUM_THREADS"')
         job = _job("told", command, folder, environment=environment)
-        cluster = sized(cluster, cpus_per_task=2)
+        cluster = self.sized(cluster, cpus_per_task=2)
         assert self.ended(cluster, cluster.submit(job)) is JobState.DONE
         assert (folder / "told" / "stdout").read_text() == "hello 'you' $HOME 2\n"
 
@@ -197,7 +203,7 @@ class ClusterTests:
 
     def test_each_task_runs_the_program(self, cluster: Cluster, folder: Path) -> None:
         job = _job("many", ("sh", "-c", "echo rank"), folder)
-        cluster = sized(cluster, tasks=2)
+        cluster = self.sized(cluster, tasks=2)
         assert self.ended(cluster, cluster.submit(job)) is JobState.DONE
         assert (folder / "many" / "stdout").read_text().split() == ["rank", "rank"]
 
@@ -206,11 +212,6 @@ def states(cluster: Cluster, *ids: str) -> list[JobState]:
     """Of these jobs, in their order."""
     found = cluster.poll(ids)
     return [found[native_id].state for native_id in ids]
-
-
-def sized(cluster: Cluster, **changes: Any) -> Cluster:
-    """The same cluster that gives its jobs more or less: clusters are frozen dataclasses."""
-    return dataclasses.replace(cluster, **changes)  # type: ignore[type-var]
 
 
 def _put_aside(cluster: Cluster, native_id: str) -> None:

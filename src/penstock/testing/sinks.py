@@ -79,7 +79,8 @@ def crashing(fatal: int) -> Iterator[_Mortal]:
 class SinkTests:
     """Subclass it and give the fixture `sink`, which writes to the fixture `root`.
 
-    Give the sink a small `file_bytes`, so that its packing is tested.
+    Give the sink a small `file_bytes`, so that its packing is tested. A sink with a file format of its own needs
+    `penstock.core.nouns.OwnFormat` and an entry point of the format's name, by which the tests read it back.
     """
 
     @pytest.fixture

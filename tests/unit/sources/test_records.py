@@ -5,6 +5,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from penstock.core.nouns import Unit
 from penstock.errors import SpecError, StorageError
 from penstock.sources.fasta import Fasta
-from penstock.sources.records import LINES, Border, Gunzip, blocks, cut
+from penstock.sources.records import LINES, Border, Gunzip, blocks, cut, one_by_one
 from penstock.sources.text import Text
 
 few = settings(deadline=None, max_examples=40)
@@ -151,3 +152,11 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     unit = Unit.of(str(tmp_path / "a.fa"), None, 0, 10)
     with pytest.raises(StorageError, match="this is a folder, a file was needed"):
         Fasta(str(tmp_path)).read(unit)
+
+
+def test_texts_become_rows_one_by_one_and_refused_ones_keep_their_text():
+    schema = pa.schema({"name": pa.string(), "number": pa.int64()})
+    found = one_by_one(schema, ["1", "x", "22"], lambda text: {"name": "n" + text, "number": int(text)}, told="name")
+    assert found.good.to_pylist() == [{"name": "n1", "number": 1}, {"name": "n22", "number": 22}]
+    assert found.bad.to_pylist() == [{"name": "x", "number": None}]
+    assert found.reasons == ["invalid literal for int() with base 10: 'x'"]
