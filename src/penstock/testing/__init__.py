@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+try:
+    import pytest  # noqa: F401 (looked for)
+except ImportError as error:
+    raise ImportError("the conformance suites need pytest: pip install 'penstock[testing]'") from error
+
 from penstock.testing.clusters import ClusterTests
 from penstock.testing.runners import RunnerTests
 from penstock.testing.sinks import SinkTests
