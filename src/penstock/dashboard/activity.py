@@ -8,6 +8,7 @@ looked-at ones cover says how many there are.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -181,6 +182,7 @@ def _record(name: str) -> Record | None:
     """None when it was swept meanwhile, or is no record that this Penstock understands."""
     data = store_of(name).read(name)
     try:
-        return None if data is None else _RECORD.validate_json(data)
+        record = None if data is None else _RECORD.validate_json(data)
     except ValidationError:
         return None
+    return record if record and math.isfinite(record.finished) else None

@@ -80,12 +80,12 @@ class Gate:
         headers = dict(scope["headers"])
         if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
             return _plain(421, "this server is not called so; ask it by the address that 'penstock ui' has printed\n")
-        if not self.token or scope["path"] in self.open or self._may(headers):
+        if not self.token or scope["path"] in self.open:
             return self.app
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if given and _equal(given, self.token):
-            return self._welcome(scope["path"])
-        return _ask(wrong=bool(given))
+            return self._welcome(scope["path"], _jar(headers))
+        return self.app if self._may(headers) else _ask(wrong=bool(given))
 
     def _is_ours(self, host: str) -> bool:
         name = host.rsplit(":", 1)[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
@@ -94,7 +94,7 @@ class Gate:
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         sent = headers.get(b"authorization", b"").decode("latin-1")
-        shown = _cookie(headers.get(b"cookie", b"").decode("latin-1"))
+        shown = _cookie(headers.get(b"cookie", b"").decode("latin-1"), _jar(headers))
         return _equal(sent, f"Bearer {self.token}") or _equal(shown, self._mark)
 
     @property
@@ -102,12 +102,12 @@ class Gate:
         """What the cookie holds: it lets a browser in, and does not tell the token."""
         return hmac.new(self.token.encode(), b"penstock ui", hashlib.sha256).hexdigest()
 
-    def _welcome(self, path: str) -> Any:
+    def _welcome(self, path: str, jar: str) -> Any:
         """The cookie, and on to the same page without the token in its address."""
         from starlette.responses import RedirectResponse
 
         answer = RedirectResponse("/" + quote(path.lstrip("/\\"), safe="/"), 303)
-        answer.set_cookie(COOKIE, self._mark, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(jar, self._mark, httponly=True, samesite="strict", path="/")
         return answer
 
 
@@ -123,9 +123,15 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _cookie(header: str) -> str:
+def _jar(headers: dict[bytes, bytes]) -> str:
+    """The name of the cookie: browsers keep those of all ports of a host together, and each port has its own token."""
+    port = headers.get(b"host", b"").decode("latin-1").rpartition(":")[2]
+    return f"{COOKIE}_{port}" if port.isdecimal() else COOKIE
+
+
+def _cookie(header: str, jar: str) -> str:
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(jar)
     except CookieError:
         return ""
     return found.value if found else ""

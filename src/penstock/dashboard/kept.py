@@ -18,11 +18,11 @@ class Kept(Generic[T]):
 
     Args:
         ask: gives the answer from the one before, or from None.
-        least_seconds: an answer is never asked for more often; 0 asks each time.
+        rest_seconds: how long an answer is kept at least; 0 asks each time.
     """
 
-    def __init__(self, ask: Callable[[T | None], T], least_seconds: float) -> None:
-        self._ask, self._least = ask, least_seconds
+    def __init__(self, ask: Callable[[T | None], T], rest_seconds: Callable[[T], float]) -> None:
+        self._ask, self._rest = ask, rest_seconds
         self._lock, self._until = threading.Lock(), float("-inf")
         self._answer: T | None = None
 
@@ -32,6 +32,6 @@ class Kept(Generic[T]):
             begun = time.monotonic()
             if self._answer is None or begun >= self._until:
                 self._answer = self._ask(self._answer)
-                ended = time.monotonic()
-                self._until = ended + max(self._least, _SHARE * (ended - begun)) if self._least else begun
+                ended, rest = time.monotonic(), self._rest(self._answer)
+                self._until = ended + max(rest, _SHARE * (ended - begun)) if rest else begun
             return self._answer

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.core.dataset import Manifest
 from penstock.dashboard.activity import StepNow
+from penstock.dashboard.provenance import Part, Provenance
 from penstock.report.story import StepStory
 from penstock.report.words import count, duration, last
 
@@ -33,35 +33,32 @@ class Box:
     wait: str = ""
 
 
-def boxes(made: Manifest | None, now: Sequence[StepNow], before: Sequence[StepStory]) -> list[Box]:
+def boxes(made: Provenance, now: Sequence[StepNow], before: Sequence[StepStory]) -> list[Box]:
     """The boxes by the manifest, or by what records name when there is none.
 
     Args:
-        made: whose pipeline it is.
+        made: by which pipeline.
         now: the steps of a run that goes on.
         before: those of the last run that committed, which are told when there are none *now*.
     """
     told = {_key(step.step): _now(step) for step in now} or {_key(step.step): _before(step) for step in before}
-    drawn = _of_pipeline(made.provenance["pipeline"]) if made and made.provenance.get("pipeline") else []
-    drawn = drawn or [Box(_key(step.step), _name(step.step), "") for step in now]
+    drawn = list(_drawn(made.parts)) or [Box(_key(step.step), _name(step.step), "") for step in now]
     return [Box(box.key, box.name, box.what, *told.get(box.key, ("", "", ""))) for box in drawn]
 
 
-def _of_pipeline(pipeline: Mapping[str, Any]) -> list[Box]:
-    source, sink = pipeline.get("source", {}), pipeline.get("sink", {})
-    steps = [Box(str(at), _called(step), _model(step)) for at, step in enumerate(pipeline.get("step", ()), 1)]
-    first = Box("read", _called(source), last(str(source.get("uri", ""))))
-    return [first, *steps, Box("write", _called(sink), last(str(sink.get("uri", ""))))]
+def _drawn(parts: Sequence[Part]) -> Iterator[Box]:
+    for at, part in enumerate(parts):
+        ends = {0: "read", len(parts) - 1: "write"}
+        what = last(str(part.settings.get("uri", ""))) if at in ends else _telling(part.settings)
+        yield Box(ends.get(at, str(at)), part.use, what)
 
 
-def _called(part: Mapping[str, Any]) -> str:
-    return str(part.get("use", "unknown")).rsplit(":", 1)[-1]
+_TELLING = ("model", "tokenizer", "function", "column", "dataset")
 
 
-def _model(step: Mapping[str, Any]) -> str:
-    return next(
-        (str(step[name]) for name in ("model", "tokenizer", "function", "column", "dataset") if name in step), ""
-    )
+def _telling(settings: Mapping[str, Any]) -> str:
+    """Of a step's settings, the one that says most of it."""
+    return next((str(settings[name]) for name in _TELLING if name in settings), "")
 
 
 def _key(step: str) -> str:

@@ -23,6 +23,6 @@ def listen(app: Any, at: socket.socket, started: Callable[[], None]) -> None:
 
     config = uvicorn.Config(
         app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2, ws="none",
-        lifespan="off",
+        lifespan="off", proxy_headers=False,
     )  # fmt: skip
     Server(config).run(sockets=[at])

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import pyarrow.compute as pc
 
 from penstock.core.dataset import Manifest, existing, newest, versions
-from penstock.core.storage import join, store_of
+from penstock.core.storage import S3, Posix, join, store_of
 from penstock.dashboard import charts, quarantine, rows, runs
 from penstock.dashboard.activity import Activity, looked
 from penstock.dashboard.charts import Chart
 from penstock.dashboard.finding import Found, datasets
 from penstock.dashboard.kept import Kept
 from penstock.dashboard.line import Box, boxes
+from penstock.dashboard.provenance import Provenance, provenance_of
 from penstock.dashboard.standing import Standing, State, standing
 from penstock.dashboard.tables import opened
 from penstock.errors import PenstockError
@@ -30,7 +32,7 @@ __all__ = ["Card", "Depth", "Model", "Overview", "Size", "Tried", "Version"]
 T = TypeVar("T")
 
 _LEAST_SECONDS = 1.5
-_FIND_SECONDS = 10.0
+_STILL, _FAR = 5, 4
 _AT_ONCE = 16
 _MOST_RUNS = 20
 _MOST_VERSIONS = 20
@@ -73,6 +75,7 @@ class Card:
         title: what it is called in pages.
         activity: of its ledger.
         run: the last run that committed.
+        worked: the last one that carried a unit; others found all done.
         report: the name of the dataset or folder with its ``report.html``; None without one.
     """
 
@@ -84,6 +87,7 @@ class Card:
     size: Size | None
     activity: Activity
     run: runs.Told | None
+    worked: runs.Told | None
     report: str | None
     looked: float
     trouble: str = ""
@@ -101,19 +105,32 @@ class Card:
     @property
     def fingerprint(self) -> str:
         """Of what happened last; empty when nothing did."""
-        recorded = self.activity.fingerprint if self.standing.state is not State.FINISHED else ""
+        recorded = self.activity.fingerprint if self.waiting else ""
         return recorded or (self.manifest.fingerprint if self.manifest else "")
 
     @property
+    def waiting(self) -> bool:
+        """Whether there are finished units that no version holds."""
+        return self.activity.units > 0 and self.standing.state is not State.FINISHED
+
+    @property
     def bad_rows(self) -> int:
-        """Rows in quarantine, of the manifest's units and of those in the ledger."""
-        return (self.manifest.bad_rows if self.manifest else 0) + self.activity.bad_rows
+        """Rows in quarantine, of the manifest's units and of those that wait."""
+        committed = self.manifest.bad_rows if self.manifest else 0
+        return committed + (self.activity.bad_rows if self.waiting else 0)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of the newest version."""
+        return provenance_of(self.manifest.provenance) if self.manifest else Provenance()
 
     @property
     def boxes(self) -> list[Box]:
         """The line from source to sink, with what each step does now, or did in the last run."""
-        made = self.manifest if self.manifest and (self.ours or not self.activity.units) else None
-        return boxes(made, self.activity.steps(self.looked), _steps(self.run) if self.run and made else ())
+        now = self.activity.steps(self.looked) if self.waiting else ()
+        if now and not self.ours:
+            return boxes(Provenance(), now, ())
+        return boxes(self.provenance, now, _steps(self.worked) if self.worked else ())
 
 
 @dataclass(frozen=True)
@@ -143,7 +160,7 @@ class Depth:
     plots: Tried[Sequence[Chart]]
     versions: Tried[Sequence[Version]]
     runs: Sequence[runs.Told]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
 
 class Model:
@@ -151,13 +168,13 @@ class Model:
 
     Args:
         root: a folder or ``s3://`` prefix.
-        least_seconds: nothing is looked at more often.
+        least_seconds: nothing is looked at more often; five times that where nothing goes on, four times on S3.
     """
 
     def __init__(self, root: str, least_seconds: float = _LEAST_SECONDS) -> None:
         self.root = root.rstrip("/") or "/"
         self._least = least_seconds
-        self._found: Kept[Found] = Kept(lambda _: datasets(self.root), min(_FIND_SECONDS, 10 * least_seconds))
+        self._found: Kept[Found] = Kept(lambda _: datasets(self.root), lambda _: _STILL * least_seconds)
         self._cards: dict[str, Kept[Card]] = {}
 
     def overview(self) -> Overview:
@@ -173,7 +190,12 @@ class Model:
 
     def _card(self, name: str) -> Card:
         # setdefault is one step, so two visitors share one answer
-        return self._cards.setdefault(name, Kept(functools.partial(self._looked, name), self._least)).get()
+        return self._cards.setdefault(name, Kept(functools.partial(self._looked, name), self._rest)).get()
+
+    def _rest(self, card: Card) -> float:
+        """How long an answer is kept: requests to S3 take longer and are paid for, and what stands still can wait."""
+        far = _FAR if isinstance(store_of(self.root), S3) else 1
+        return self._least * far * (1 if card.live else _STILL)
 
     def _looked(self, name: str, before: Card | None) -> Card:
         uri = join(self.root, name) if name else self.root
@@ -182,21 +204,22 @@ class Model:
             return self._read(name, title, uri, known)
         except _TROUBLES as error:
             stands = Standing(State.UNCOMMITTED, "cannot be read")
-            return Card(name, title, uri, stands, None, None, Activity(), None, None, time.time(), str(error))
+            return Card(name, title, uri, stands, None, None, Activity(), None, None, None, time.time(), str(error))
 
     def _read(self, name: str, title: str, uri: str, known: Activity | None) -> Card:
         activity = looked(uri, known)
-        manifest, told = newest(uri), runs.told(runs.names(uri)[:1])
+        manifest, told = newest(uri), list(runs.told(runs.names(uri)[:_MOST_RUNS], until=runs.Told.worked))
         run, now = (told[0] if told else None), time.time()
-        stands = standing(manifest.version if manifest else None, runs.ended(run), activity, now)
         size = _size(uri, manifest.parts_sha256) if manifest else None
-        return Card(name, title, uri, stands, manifest, size, activity, run, self._report(name), now)
+        ended = activity.last if manifest and _swept_later(manifest, activity) else runs.ended(run)
+        stands = standing(manifest.version if manifest else None, ended, activity, now)
+        return Card(
+            name, title, uri, stands, manifest, size, activity, run, told[-1] if told else None, self._report(name), now
+        )
 
     def clusters(self) -> list[str]:
         """The clusters that made datasets here, in words: they are not asked, since anybody can write a manifest."""
-        made = [card.manifest.provenance.get("pipeline", {}) for card in self.overview().cards if card.manifest]
-        named = [step["cluster"] for pipeline in made for step in pipeline.get("step", ()) if step.get("cluster")]
-        return sorted({f"{one.get('use', 'unknown')} {one.get('host', '')}".strip() for one in named})
+        return sorted({words for card in self.overview().cards for words in card.provenance.clusters})
 
     # --- one dataset -------------------------------------------------------------------------------------
 
@@ -204,14 +227,14 @@ class Model:
         """All that the page of a dataset shows of what was committed."""
         manifest = card.manifest
         if manifest is None:
-            return Depth((), Tried(None), Tried(()), Tried(()), (), {})
+            return _beginning(card)
         return Depth(
             rows.columns(manifest.schema),
             _sample(_Same(manifest)),
-            _plots(_Same(manifest), card.run),
+            _plots(_Same(manifest), card.worked),
             tried(lambda: list(_versions(card.uri))),
-            runs.told(runs.names(card.uri)[:_MOST_RUNS]),
-            manifest.provenance,
+            list(runs.told(runs.names(card.uri)[:_MOST_RUNS])),
+            card.provenance,
         )
 
     def quarantine(self, card: Card, number: int, error: str) -> quarantine.Page:
@@ -243,7 +266,14 @@ class Model:
             return None
         uri = join(self.root, card.report, "report.html") if card.report else join(self.root, "report.html")
         entry = store_of(uri).entry(uri)
-        return store_of(uri).read(uri) if entry and entry.size_bytes <= _MOST_REPORT_BYTES else None
+        if entry is None or entry.size_bytes > _MOST_REPORT_BYTES or _is_link(uri):
+            return None
+        return store_of(uri).read(uri)
+
+
+def _is_link(uri: str) -> bool:
+    """Whether a file is a link: whoever may write here must not choose another file to be shown."""
+    return isinstance(store_of(uri), Posix) and Path(uri.removeprefix("file://")).is_symlink()
 
 
 _RANKS = {State.RUNNING: 0, State.INTERRUPTED: 1, State.UNCOMMITTED: 1, State.FINISHED: 2}
@@ -264,6 +294,29 @@ def _size(uri: str, parts_sha256: str) -> Size:
         table = file.read(columns=["path", "size_bytes"])
     sizes = table.group_by("path").aggregate([("size_bytes", "max")])["size_bytes_max"]
     return Size(units, len(sizes), pc.sum(sizes, min_count=0).as_py())
+
+
+def _swept_later(manifest: Manifest, activity: Activity) -> bool:
+    """Whether the records are of units that the manifest holds: a run was ended after its commit, before its sweep."""
+    if not activity.units or not manifest.fingerprint.startswith(activity.fingerprint):
+        return False
+    newest_unit = max(activity.times, key=lambda unit: activity.times[unit])
+    return _holds(manifest.uri, manifest.parts_sha256, newest_unit)
+
+
+@functools.lru_cache(maxsize=512)
+def _holds(uri: str, parts_sha256: str, unit: str) -> bool:
+    with opened(join(uri, "manifests", f"{parts_sha256}.parquet")) as file:
+        return any(pc.any(pc.equal(batch["unit"], unit)).as_py() for batch in file.iter_batches(columns=["unit"]))
+
+
+def _beginning(card: Card) -> Depth:
+    """Of a dataset without a version: the newest part, where it can be read by itself."""
+    newest_record = max(card.activity.records.values(), key=lambda record: record.finished, default=None)
+    first: Tried[rows.Sample] = Tried(None)
+    if newest_record and newest_record.part.path.endswith(".parquet"):
+        first = tried(lambda: rows.first(join(card.uri, newest_record.part.path)))
+    return Depth(first.found.columns if first.found else (), first, Tried(()), Tried(()), (), Provenance())
 
 
 @dataclass(frozen=True)

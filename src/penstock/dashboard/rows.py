@@ -14,8 +14,9 @@ import pyarrow as pa
 from penstock.core.batch import to_numpy
 from penstock.core.dataset import Manifest
 from penstock.core.reading import read_rows
+from penstock.dashboard.tables import opened
 
-__all__ = ["Column", "Norms", "Sample", "cell", "columns", "kind_of", "norms", "sample"]
+__all__ = ["Column", "Norms", "Sample", "cell", "columns", "first", "kind_of", "norms", "sample"]
 
 SAMPLE_ROWS = 20
 _MOST_COLUMNS = 24
@@ -60,12 +61,25 @@ class Sample:
     hidden: int
 
 
-def sample(manifest: Manifest, rows: int = SAMPLE_ROWS) -> Sample:
-    """The first *rows* of a dataset. Raises `DatasetError`."""
-    shown = columns(manifest.schema)[:_MOST_COLUMNS]
-    table = read_rows(manifest, 0, min(rows, manifest.rows), [column.name for column in shown], check="size")
+def sample(manifest: Manifest) -> Sample:
+    """The first rows of a dataset. Raises `DatasetError`."""
+    shown = [column.name for column in columns(manifest.schema)[:_MOST_COLUMNS]]
+    return _sampled(manifest.schema, read_rows(manifest, 0, min(SAMPLE_ROWS, manifest.rows), shown, check="size"))
+
+
+def first(uri: str) -> Sample:
+    """The first rows of one Parquet file. Raises `StorageError`, or `OSError` where it is none."""
+    with opened(uri) as file:
+        schema = file.schema_arrow
+        shown = [column.name for column in columns(schema)[:_MOST_COLUMNS]]
+        batch = next(file.iter_batches(SAMPLE_ROWS, columns=shown), None)
+    return _sampled(schema, schema.empty_table() if batch is None else pa.Table.from_batches([batch]))
+
+
+def _sampled(schema: pa.Schema, table: pa.Table) -> Sample:
+    shown = columns(schema)[:_MOST_COLUMNS]
     cells = [[cell(value) for value in table[column.name]] for column in shown]
-    return Sample(shown, list(zip(*cells, strict=True)), len(manifest.schema) - len(shown))
+    return Sample(shown, list(zip(*cells, strict=True)), len(schema) - len(shown))
 
 
 def cell(value: pa.Scalar) -> str:

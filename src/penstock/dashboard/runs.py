@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,10 @@ class Told:
     name: str
     facts: Mapping[str, Any] = field(compare=False)
 
+    def worked(self) -> bool:
+        """Whether it carried a unit."""
+        return bool(self.facts["units"] > self.facts["skipped"])
+
     @property
     def part(self) -> str:
         """What is left out of a run that is too long, as a sentence."""
@@ -57,12 +61,19 @@ def names(root: str) -> list[str]:
     return sorted((uri.removesuffix(".json") for uri in found if uri.endswith(".json")), reverse=True)
 
 
-def told(found: Sequence[str]) -> list[Told]:
-    """What their JSON says; one that cannot be understood is left out."""
-    return [Told(name, facts) for name in found if (facts := _facts(f"{name}.json"))]
+def told(found: Sequence[str], until: Callable[[Told], bool] = lambda run: False) -> Iterator[Told]:
+    """What their JSON says, up to the first of which *until* holds; one that cannot be understood is left out."""
+    for name in found:
+        facts = _facts(f"{name}.json")
+        if facts is None:
+            continue
+        run = Told(name, facts)
+        yield run
+        if until(run):
+            return
 
 
-_NEEDED = {"started", "seconds", "units", "rows", "bad_rows", "manifest", "runner"}
+_NUMBERS = ("skipped", "started", "seconds", "units", "rows", "bad_rows", "manifest")
 
 
 def _facts(name: str) -> Mapping[str, Any] | None:
@@ -70,7 +81,8 @@ def _facts(name: str) -> Mapping[str, Any] | None:
         facts = json.loads(store_of(name).read(name) or b"{}")
     except ValueError:
         return None
-    return facts if isinstance(facts, dict) and facts.keys() >= _NEEDED else None
+    numbers = isinstance(facts, dict) and all(isinstance(facts.get(key), int | float) for key in _NUMBERS)
+    return {"runner": "unknown", **facts} if numbers else None
 
 
 def ended(run: Told | None) -> float | None:

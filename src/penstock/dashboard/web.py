@@ -71,7 +71,7 @@ class _Pages:
 
     def __init__(self, model: Model, schedulers: Sequence[Scheduler]) -> None:
         self.model, self.schedulers = model, schedulers
-        self.jobs: Kept[Asked] = Kept(lambda _: asked(schedulers), _JOBS_SECONDS)
+        self.jobs: Kept[Asked] = Kept(lambda _: asked(schedulers), lambda _: _JOBS_SECONDS)
         self._templates = _templates()
 
     def html(self, template: str, status: int = 200, **page: Any) -> "Response":
@@ -215,8 +215,8 @@ def _live(card: Card, pace: charts.Chart | None) -> dict[str, Any]:
     """Numbers for programs, and the texts and drawings that the page puts in their places."""
     now = card.activity
     numbers = {
-        "units_in_ledger": now.units,
-        "rows_in_ledger": now.rows,
+        "units_in_ledger": now.units if card.waiting else 0,
+        "rows_in_ledger": now.rows if card.waiting else 0,
         "bad_rows": card.bad_rows,
         "estimated": now.estimated or not now.exact,
         "units_per_second": round(now.rate(card.looked), 4),
@@ -253,7 +253,7 @@ def _state(card: Card) -> str:
 def _shape(card: Card) -> list[Any]:
     """What the page must be drawn anew for."""
     version = card.manifest.version if card.manifest else None
-    return [_state(card), version, bool(card.activity.units), [box.key for box in card.boxes]]
+    return [_state(card), version, card.waiting, [box.key for box in card.boxes]]
 
 
 def _compact(shape: list[Any]) -> str:
@@ -267,7 +267,7 @@ def _short(card: Card) -> dict[str, str]:
     about = "about " if now.estimated or not now.exact else ""
     return {
         "why": card.standing.why,
-        "ledger": f"{about}{count(now.units, 'unit')}, {about}{count(now.rows, 'row')}" if now.units else "",
+        "ledger": f"{about}{count(now.units, 'unit')}, {about}{count(now.rows, 'row')}" if card.waiting else "",
         "bad": number(card.bad_rows),
     }
 

@@ -49,8 +49,10 @@ def _line(at: int) -> dict[str, str]:
 def committed(root: Path, name: str = "out/profiles", rows: int = 60) -> Path:
     """A dataset of a real run in this process: every tenth row is bad, and all names hold markup."""
     (root / "in").mkdir(parents=True, exist_ok=True)
-    (root / "in" / "a.jsonl").write_text("".join(json.dumps(_line(at)) + "\n" for at in range(rows)))
-    source = Jsonl(str(root / "in" / "a.jsonl"), {"name": "string", "sequence": "string"}, unit_bytes=400)
+    file = root / "in" / f"{rows}.jsonl"
+    if not file.exists():  # one that is written again would be new work
+        file.write_text("".join(json.dumps(_line(at)) + "\n" for at in range(rows)))
+    source = Jsonl(str(file), {"name": "string", "sequence": "string"}, unit_bytes=400)
     steps = (Step(Clean(alphabet="protein")), Step(Profile()))
     Inline().run(Pipeline("profiles", source, Parquet(str(root / name)), steps))
     return root / name

@@ -78,6 +78,13 @@ def test_a_report_is_shown_without_any_right(commit, client, tmp_path):
     assert 'href="/report/out/profiles"' in client(tmp_path).get("/").text
 
 
+def test_a_report_that_is_a_link_is_not_shown(commit, client, tmp_path):
+    commit("out/profiles")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "report.html").symlink_to(tmp_path / "secret")
+    assert client(tmp_path).get("/report/out/profiles").status_code == 404
+
+
 def test_names_with_strange_letters_are_found(commit, client, tmp_path):
     name = "out/a b#c?d%2e"
     commit(name)
@@ -179,7 +186,7 @@ def test_without_the_token_nothing_is_seen(made, client, path):
         visit.get(path),
         visit.get(path, headers={"authorization": f"Bearer {TOKEN}x"}),
         visit.get(path, headers={"authorization": TOKEN}),
-        visit.get(path, headers={"cookie": f"{COOKIE}={TOKEN}"}),
+        visit.get(path, headers={"cookie": f"{COOKIE}_8000={TOKEN}; {COOKIE}={TOKEN}"}),
         visit.get(path, params={"token": "wrong"}),
     ):
         assert answer.status_code == 401
@@ -197,6 +204,8 @@ def test_the_token_is_taken_once_and_a_cookie_after_that(made, client):
     assert "samesite=strict" in cookie
     assert TOKEN not in cookie
     assert visit.get("/dataset/out/profiles").status_code == 200
+    assert visit.get("/dataset/out/profiles", params={"token": TOKEN}).status_code == 303
+    assert visit.get("/", headers={"host": "127.0.0.1:8001"}).status_code == 401, "another port is another dashboard"
 
 
 def test_the_token_cannot_be_used_to_be_sent_elsewhere(made, client):

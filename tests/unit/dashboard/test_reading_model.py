@@ -137,6 +137,45 @@ def test_a_slow_run_is_given_the_time_that_its_units_take(ledger, tmp_path):
     assert card.standing.state is State.RUNNING
 
 
+def test_records_that_the_manifest_holds_do_not_wait(commit, ledger_at, tmp_path):
+    """A run that was ended between its commit and its sweep."""
+    root = commit("out/profiles")
+    manifest = model(tmp_path).card("out/profiles").manifest
+    unit = manifest.parts()["unit"][0].as_py()
+    ledger = ledger_at(root, manifest.fingerprint[:32])
+    ledger.add(1)
+    (path,) = (root / "ledger" / ledger.fingerprint).iterdir()
+    path.rename(path.with_name(f"{unit}.json"))
+    card = model(tmp_path).card("out/profiles")
+    assert (card.standing.state, card.waiting, card.bad_rows) == (State.FINISHED, False, 2)
+
+
+def test_the_first_rows_of_a_run_that_has_not_committed_are_shown(commit, ledger_at, tmp_path):
+    root = commit("out/profiles")
+    part = next((root / "parts").iterdir()).rename(root / "parts" / "0.parquet")
+    shutil.rmtree(root / "manifests")
+    ledger_at(root).add(1)
+    reader = model(tmp_path)
+    card = reader.card("out/profiles")
+    assert (card.standing.state, part.exists()) == (State.RUNNING, True)
+    assert reader.depth(card).sample.found.lines[0] == ("<b>r0</b>", "AAAAA", "float32[4], norm 5: 5, 0, 0, 0")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [[], {"pipeline": 5}, {"pipeline": {"source": [], "step": [1, {"use": None, "cluster": "x"}], "sink": "y"}},
+     {"licences": {"a": 1}, "identity": [1], "versions": "no"}, {"licences": [None], "identity": {"a": 1}}],
+)  # fmt: skip
+def test_a_manifest_in_which_anything_stands_is_shown(commit, tmp_path, client, told):
+    root = commit("out/profiles")
+    (path,) = (root / "manifests").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": told}))
+    (facts,) = (root / "runs").glob("*.json")
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "started": "yesterday"}))
+    visit = client(tmp_path)
+    assert [visit.get(page).status_code for page in ("/", "/dataset/out/profiles", "/jobs", "/live")] == [200] * 4
+
+
 def test_an_empty_ledger_says_that_nothing_is_known():
     stands = standing(None, None, Activity(), 0.0)
     assert (stands.state, stands.why) == (State.UNCOMMITTED, "no unit is finished yet")
@@ -256,6 +295,14 @@ def test_a_chart_covers_its_numbers():
     assert [tick.text for tick in same.across] == ["1.6", "1.8", "2", "2.2", "2.4"]
 
 
+def test_a_run_that_found_all_done_does_not_hide_the_one_that_worked(commit, tmp_path):
+    commit("out/profiles")
+    commit("out/profiles")
+    card = model(tmp_path).card("out/profiles")
+    assert (card.run.facts["skipped"], card.worked.facts["skipped"]) == (card.size.units, 0)
+    assert card.boxes[0].units == f"{card.size.units} units"
+
+
 def test_versions_and_runs_are_listed(commit, tmp_path):
     commit("out/profiles")
     commit("out/profiles", rows=40)
@@ -337,7 +384,7 @@ def test_a_dear_answer_is_asked_for_seldom(monkeypatch):
         clock[0] += 2.0
         return (before or 0) + 1
 
-    kept = Kept(ask, 1.5)
+    kept = Kept(ask, lambda _: 1.5)
     assert kept.get() == 1
     clock[0] = 21.0
     assert kept.get() == 1

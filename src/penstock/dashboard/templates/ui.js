@@ -40,11 +40,15 @@ function draw(charts) {
 }
 
 async function look() {
+  if (document.hidden) { // nobody looks, so nothing is asked
+    document.addEventListener("visibilitychange", look, { once: true });
+    return;
+  }
   try {
     const answer = await fetch(page.live, { credentials: "same-origin" });
     if (!answer.ok) throw new Error(answer.status);
     const now = await answer.json();
-    if (JSON.stringify(now.shape) !== page.shape && !document.hidden) {
+    if (JSON.stringify(now.shape) !== page.shape) {
       location.reload();
       return;
     }
