@@ -239,7 +239,8 @@ class Model:
 
     def quarantine(self, card: Card, number: int, error: str) -> quarantine.Page:
         """A page of the rows that failed. Raises `PenstockError`."""
-        return quarantine.page(card.uri, card.fingerprint, number, error)
+        made = card.provenance.parts if card.ours or not card.waiting else ()
+        return quarantine.page(card.uri, card.fingerprint, number, error, made)
 
     def pace(self, card: Card) -> Chart:
         """Units over the last minutes."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import tomli_w
+
 from penstock.core.storage import Entry, join, store_of
+from penstock.dashboard.provenance import Part
 from penstock.dashboard.rows import cell
 from penstock.dashboard.tables import opened
 from penstock.errors import PenstockError
@@ -50,10 +53,10 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Feeding:
-    """How the rows that one step refused are read again: a source for a pipeline file."""
+    """How the rows that one step refused are read again: a pipeline file, or its source where no more is known."""
 
     step: str
-    source: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,16 @@ class Page:
     damaged: Sequence[str]
 
 
-def page(root: str, fingerprint: str, number: int = 1, error: str = "") -> Page:
-    """The rows below ``quarantine/`` whose error has *error* in it, those of *fingerprint* where one is given."""
+def page(root: str, fingerprint: str, number: int = 1, error: str = "", made: Sequence[Part] = ()) -> Page:
+    """Rows below ``quarantine/``.
+
+    Args:
+        root: of the dataset.
+        fingerprint: of the settings whose rows are shown; all when empty.
+        number: which page, from 1; one that is not there gives the nearest.
+        error: shows those that have this in their error.
+        made: source, steps and sink by which the dataset was made, where they are known.
+    """
     entries = list(islice(store_of(root).below(join(root, "quarantine")), _MOST_FILES + 1))
     ours = [entry for entry in entries[:_MOST_FILES] if _name(entry).startswith(fingerprint[:16])]
     lines, damaged = _lines(ours)
@@ -98,7 +109,7 @@ def page(root: str, fingerprint: str, number: int = 1, error: str = "") -> Page:
         looked=len(lines),
         files=len(ours),
         errors=Counter(line.error[:_ERROR_CHARACTERS] for line in lines).most_common(_MOST_ERRORS),
-        feedings=list(_feedings(root, ours)),
+        feedings=list(_feedings(root, ours, made)),
         others=len(entries[:_MOST_FILES]) - len(ours),
         limit=_limit(len(entries) > _MOST_FILES or len(lines) >= _MOST_ROWS),
         damaged=damaged,
@@ -153,7 +164,7 @@ def _preview(row: Mapping[str, Any]) -> str:
     return text if len(text) <= _PREVIEW_CHARACTERS else text[: _PREVIEW_CHARACTERS - 1] + "…"
 
 
-def _feedings(root: str, entries: Sequence[Entry]) -> Iterator[Feeding]:
+def _feedings(root: str, entries: Sequence[Entry], made: Sequence[Part]) -> Iterator[Feeding]:
     """One for each step: the columns are those of its first file."""
     firsts = {entry.uri.rsplit("/", 2)[-2]: entry for entry in reversed(entries)}
     for step, entry in sorted(firsts.items()):
@@ -162,6 +173,18 @@ def _feedings(root: str, entries: Sequence[Entry]) -> Iterator[Feeding]:
                 names = [name for name in file.schema_arrow.names if name not in _MARKS]
         except (OSError, ValueError, PenstockError):
             continue  # is told among the damaged ones
-        columns = ", ".join(f'"{name}"' for name in names)
-        folder = join(root, "quarantine", step)
-        yield Feeding(step, f'source = {{ use = "parquet", uri = "{folder}", columns = [{columns}] }}')
+        source = {"use": "parquet", "uri": join(root, "quarantine", step), "columns": names}
+        yield Feeding(step, _file(root, step, source, made))
+
+
+def _file(root: str, step: str, source: Mapping[str, Any], made: Sequence[Part]) -> str:
+    """A pipeline file that begins at *step*; what was refused at reading has other columns than the steps take."""
+    number = step.partition("-")[0]
+    if not made or not number.isdecimal():
+        return tomli_w.dumps({"source": source})
+    steps = [part.settings for part in made[int(number) : -1]]
+    line = {"source": source, "sink": {**made[-1].settings, "uri": f"{root}-mended"}, "step": steps}
+    try:
+        return tomli_w.dumps({"pipeline": {"mended": line}})
+    except (TypeError, ValueError):  # the manifest holds what no pipeline file does
+        return tomli_w.dumps({"source": source})

@@ -62,7 +62,7 @@ def test_markup_in_the_data_is_shown_as_text(visit, evil):
 def test_the_quarantine_is_filtered_and_says_how_rows_are_fed_back(visit):
     text = visit.get("/quarantine/out/profiles").text
     assert "6 rows, page 1 of 1." in text
-    assert "source = { use = &#34;parquet&#34;" in text
+    assert "[pipeline.mended.source]\nuse = &#34;parquet&#34;" in text
     assert "No error has this text in it." in visit.get("/quarantine/out/profiles?error=other").text
     assert visit.get("/quarantine/out/profiles?page=x").status_code == 422
 

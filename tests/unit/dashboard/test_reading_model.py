@@ -3,13 +3,15 @@
 import json
 import shutil
 import time
+import tomllib
 
 import boto3
 import numpy as np
 import pyarrow as pa
 import pytest
+import tomli_w
 
-from penstock.core import storage
+from penstock.core import spec, storage
 from penstock.core.batch import tensor_column
 from penstock.dashboard import activity, charts, finding, quarantine, rows
 from penstock.dashboard.activity import Activity, looked
@@ -18,6 +20,7 @@ from penstock.dashboard.kept import Kept
 from penstock.dashboard.model import Model
 from penstock.dashboard.standing import State, standing
 from penstock.errors import StorageError
+from penstock.runners.inline import Inline
 
 
 def model(root):
@@ -323,14 +326,35 @@ def test_bad_rows_are_paged_filtered_and_counted_by_error(made, evil, monkeypatc
     assert found.errors == [("sequence has '<' at position 1, which is no letter of 'protein'", 6)]
     assert {row.preview for row in found.rows} == {f"name: <b>r{at}</b>, sequence: {evil}" for at in range(3, 60, 10)}
     assert {row.step for row in found.rows} == {"1-clean"}
-    assert found.feedings[0].source == (
-        f'source = {{ use = "parquet", uri = "{card.uri}/quarantine/1-clean", columns = ["name", "sequence"] }}'
-    )
     monkeypatch.setattr(quarantine, "PAGE_ROWS", 4)
     pages = [reader.quarantine(card, number, "") for number in (1, 2, 99)]
     assert [(page.number, len(page.rows)) for page in pages] == [(1, 4), (2, 2), (2, 2)]
     assert reader.quarantine(card, 1, "POSITION 1,").found == 6
     assert reader.quarantine(card, 1, "no such error").found == 0
+
+
+def test_the_file_that_feeds_rows_back_is_a_pipeline_that_begins_at_their_step(commit, tmp_path):
+    root = commit("out/profiles")
+    reader = model(tmp_path)
+    (feeding,) = reader.quarantine(reader.card("out/profiles"), 1, "").feedings
+    told = tomllib.loads(feeding.text)["pipeline"]["mended"]
+    assert feeding.step == "1-clean"
+    assert told["source"] == {"use": "parquet", "uri": f"{root}/quarantine/1-clean", "columns": ["name", "sequence"]}
+    assert (told["step"][0]["use"], len(told["step"])) == ("clean", 2)
+    kept = {"source": told["source"], "sink": told["sink"], "step": [{**told["step"][0], "alphabet": "text"}]}
+    pipeline = spec.loads(tomli_w.dumps({"pipeline": {"mended": kept}}), name="mended.toml").pipelines[0]
+    done = Inline().run(pipeline)
+    assert (done.rows, done.bad_rows, done.manifest.uri) == (2, 0, f"{root}-mended")
+
+
+def test_without_a_version_the_source_alone_is_told(commit, ledger_at, tmp_path):
+    root = commit("out/profiles")
+    manifest = model(tmp_path).card("out/profiles").manifest
+    shutil.rmtree(root / "manifests")
+    ledger_at(root, manifest.fingerprint[:32]).add(1)
+    reader = model(tmp_path)
+    (feeding,) = reader.quarantine(reader.card("out/profiles"), 1, "").feedings
+    assert tomllib.loads(feeding.text).keys() == {"source"}
 
 
 def test_files_of_other_settings_and_damaged_ones_are_told(commit, tmp_path):
