@@ -125,20 +125,6 @@ def visit(address, tmp_path):
     return visit
 
 
-def test_the_pages_of_a_run_that_has_ended(visit):
-    page = visit("/dataset/out/done", "dataset")
-    assert "finished" in page
-    assert re.findall(r'data-box="([^"]+)"', page) == ["read", "1", "2", "write"]
-    assert len(re.findall(r'<path class="course" d="M[\d.,ML]+Z"', page)) == 2
-    assert "float32[4], norm 5: 5, 0, 0, 0" in page
-    assert page.count('<td class="path">r') == 20
-
-    page = visit("/quarantine/out/done", "quarantine")
-    assert "6 rows, page 1 of 1." in page
-    assert page.count("&lt;script&gt;document.title='run'&lt;/script&gt;") == 6
-    assert "<title>Quarantine of out/done · Penstock</title>" in page
-
-
 def test_the_overview_tells_both_apart(visit):
     page = visit("/", "overview")
     assert re.search(r'class="badge running" data-state="out/live">running<', page)
@@ -194,3 +180,17 @@ def test_an_open_page_follows_the_run_to_its_commit(opened, root, visit):
     _until(lambda: opened("document.querySelector('.badge')?.textContent") == "finished", root / "ui.log")
     assert opened("document.body.marked") is None, "a new version has the page drawn anew"
     assert "rows in version 1" in opened("document.querySelector('.tiles').textContent")
+
+
+def test_the_pages_of_a_run_that_has_ended(visit):
+    page = visit("/dataset/out/done", "dataset")
+    assert "finished" in page
+    assert re.findall(r'data-box="([^"]+)"', page) == ["read", "1", "2", "write"]
+    assert len(re.findall(r'<path class="course" d="M[\d.,ML]+Z"', page)) == 2
+    assert "float32[4], norm 5: 5, 0, 0, 0" in page
+    assert page.count('<td class="path">r') == 20
+
+    page = visit("/quarantine/out/done", "quarantine")
+    assert "6 rows, page 1 of 1." in page
+    assert page.count("&lt;script&gt;document.title='run'&lt;/script&gt;") == 6
+    assert "<title>Quarantine of out/done · Penstock</title>" in page

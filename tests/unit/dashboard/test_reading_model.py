@@ -1,6 +1,7 @@
 """What is read of datasets: which there are, how they stand, what is sampled, and where the limits are."""
 
 import json
+import re
 import shutil
 import time
 import tomllib
@@ -95,7 +96,7 @@ def test_a_run_that_goes_on(ledger, tmp_path):
     ledger.add(3)
     card = model(tmp_path).card("out/live")
     assert card.standing.state is State.RUNNING
-    assert card.standing.why == "last unit 0 s ago"
+    assert re.fullmatch(r"last unit \d+ s ago", card.standing.why)
     assert (card.activity.units, card.activity.rows, card.bad_rows) == (3, 30, 3)
     assert [box.name for box in card.boxes] == ["read", "encode", "write"]
     assert card.boxes[1].busy == "1.5 s busy"
@@ -214,7 +215,7 @@ def test_of_many_records_the_newest_are_read_and_sums_are_estimates(ledger, monk
     found = looked(str(ledger.root))
     newest = sorted(record.finished for record in found.records.values())
     assert len(newest) == 10
-    assert time.time() - newest[0] < 12
+    assert time.time() - newest[0] < 30
     assert (found.units, found.rows, found.exact, found.estimated) == (40, 400, False, False)
 
 
@@ -229,7 +230,7 @@ def test_of_very_many_names_the_hashes_say_how_many_there_are(ledger, monkeypatc
 
 def test_the_rate_is_that_of_the_last_minute(ledger):
     ledger.add(200, gap_seconds=0.5)
-    assert looked(str(ledger.root)).rate(time.time()) == pytest.approx(2.0, rel=0.1)
+    assert looked(str(ledger.root)).rate(time.time()) == pytest.approx(2.0, rel=0.2)
 
 
 def test_a_record_that_cannot_be_understood_is_counted_and_not_read(ledger):
