@@ -1,6 +1,9 @@
 # Two commands do all the set-up: `make demo` runs the main job, `make test` runs the tests.
 PENSTOCK = .venv/bin/penstock
 PYTEST = .venv/bin/python -m pytest
+# Slurm mostly waits, so the others run beside it; what starts Ray has the machine for itself.
+ALONE = tests/real/ray tests/real/serve tests/real/telemetry
+BESIDE_SLURM = $(filter-out $(ALONE) tests/real/slurm,$(wildcard tests/real/[a-z]*))
 
 .PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video infra infra-tools test check unit bench clean
 help:
@@ -53,7 +56,8 @@ check: setup
 	$(PYTEST) tests/unit tests/contract -q -n 2
 
 test: setup system infra-tools check
-	$(PYTEST) tests/real tests/story tests/docs --durations=15
+	$(PYTEST) tests/real/slurm $(BESIDE_SLURM) -n 2 --dist loadgroup --durations=15
+	$(PYTEST) $(ALONE) tests/story tests/docs --durations=15
 
 bench: setup
 	.venv/bin/python benchmarks/$(NAME).py

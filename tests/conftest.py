@@ -28,6 +28,15 @@ hypothesis.settings.register_profile("penstock", derandomize=True, **_CALM)
 hypothesis.settings.register_profile("search", max_examples=1000, **_CALM)  # HYPOTHESIS=search pytest tests/unit
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS", "penstock"))
 
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup`` a file stays in one process, and all that share the Slurm clusters do."""
+    for item in items:
+        slurm = "slurm" in item.path.parent.parts
+        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
+
+
 BUCKET = "penstock-tests"
 KEY, SECRET = "AKIDTEST", "SECRETTEST"
 IDENTITY = {
