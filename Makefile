@@ -2,7 +2,7 @@
 PENSTOCK = .venv/bin/penstock
 PYTEST = .venv/bin/python -m pytest
 # Slurm mostly waits, so the others run beside it; what starts Ray has the machine for itself.
-ALONE = tests/real/ray tests/real/serve tests/real/telemetry
+ALONE = tests/real/ray tests/real/nodes tests/real/serve tests/real/telemetry
 BESIDE_SLURM = $(filter-out $(ALONE) tests/real/slurm,$(wildcard tests/real/[a-z]*))
 
 .PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video infra infra-tools test check unit bench clean

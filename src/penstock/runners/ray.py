@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +18,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +33,7 @@ from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opene
 from penstock.errors import PenstockError, RunError
 from penstock.runners import envelope, places, service, tables, train, watcher
 from penstock.runners.balance import Balance, lacking
+from penstock.runners.connecting import connected, gpus_seen, resources_of
 from penstock.runners.datasets import HDF5Datasink, datasink, read_manifest
 from penstock.runners.stream import flow
 from penstock.tables.client import bringing
@@ -77,12 +74,10 @@ class Ray:
         packaged("runner", self)
         if self.address:
             with self.session():
-                return _cluster_resources(self.address)
+                return resources_of(self.address)
         cores = self.cpus or os.cpu_count() or 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Resources(
-            cores, max(self.gpus, 0) if self.gpus >= 0 else _gpus_seen(), int(memory * 0.7), "this machine"
-        )
+        return Resources(cores, max(self.gpus, 0) if self.gpus >= 0 else gpus_seen(), int(memory * 0.7), "this machine")
 
     def session(self) -> AbstractContextManager[None]:
         """Ray is up inside; a Ray that somebody else in this process started is used and left alone.
@@ -91,7 +86,9 @@ class Ray:
             PlanError: Ray is not installed.
         """
         packaged("runner", self)
-        return _connected(self)
+        store = {"object_store_memory": self.object_store_bytes} if self.object_store_bytes else {}
+        gpus = {"num_gpus": self.gpus} if self.gpus >= 0 else {}
+        return connected(self.address, num_cpus=self.cpus or os.cpu_count() or 1, **store, **gpus)
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out.
@@ -103,7 +100,7 @@ class Ray:
         if not self.address:
             admit(pipeline, self.resources())
         with self.session(), tables.held(pipeline, self.table_actors):
-            admit(pipeline, _cluster_resources(self.address or "our own Ray"))
+            admit(pipeline, resources_of(self.address or "our own Ray"))
             with watcher.on_duty(pipeline.clusters, tell_of(watch)) as caught_up:
                 return run(pipeline, "ray", partial(_carry_out, caught_up), watch)
 
@@ -125,89 +122,6 @@ class Ray:
     def view(manifest: Manifest, columns: Sequence[str], rows: int) -> Any:
         """A published dataset as one of Ray Data, *rows* to a block."""
         return read_manifest(manifest.uri, columns, manifest.version, rows)
-
-
-# --- connecting ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _connected(runner: Ray) -> Iterator[None]:
-    _quiet()
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    with ExitStack() as stack:
-        how = _ours(runner, stack.enter_context(_folder())) if not runner.address else {}
-        with _hushed():
-            ray.init(runner.address or "local", log_to_driver=False, logging_level=logging.ERROR, **how)
-        stack.callback(ray.shutdown)
-        yield
-
-
-def _ours(runner: Ray, folder: Path) -> dict[str, Any]:
-    """The settings of a Ray of our own."""
-    store = {"object_store_memory": runner.object_store_bytes} if runner.object_store_bytes else {}
-    gpus = {"num_gpus": runner.gpus} if runner.gpus >= 0 else {}
-    cpus = runner.cpus or os.cpu_count() or 1
-    return {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(folder), **store, **gpus}
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """What C++ code writes to the standard error inside is not seen; Python's errors are raised as ever."""
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-def _quiet() -> None:
-    """Ray's own words stay in its log files; read before Ray is imported."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray ends workers that idle for a second beyond one per CPU and starts them again for the next unit.
-    os.environ.setdefault("RAY_kill_idle_workers_interval_ms", "0")
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A short path (UNIX sockets allow 107 bytes); folders of drivers that were killed are removed."""
-    root = Path(tempfile.gettempdir()) / f"penstock-ray-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    for old in root.iterdir():
-        if not Path(f"/proc/{old.name}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    folder = root / str(os.getpid())
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _cluster_resources(what: str) -> Resources:
-    import ray
-
-    have = ray.cluster_resources()
-    nodes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
-    memory, largest = int(have.get("memory", 0)), max(nodes, default=0)
-    return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0), memory, f"Ray at {what}", False, largest)
-
-
-def _gpus_seen() -> float:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return float(len([name for name in visible.split(",") if name not in ("", "-1")]))
-    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
 
 
 # --- streaming -------------------------------------------------------------------------------------------
@@ -257,7 +171,7 @@ def _stream(assignment: Assignment, epoch: list[Unit]) -> Iterator[Outcome]:
     import ray.data
 
     pipeline = assignment.pipeline
-    balance = Balance(pipeline, partial(_cluster_resources, "the cluster"))
+    balance = Balance(pipeline, partial(resources_of, "the cluster"))
     try:
         with _settings(balance):
             dataset = ray.data.from_items([envelope.unit(unit) for unit in epoch], override_num_blocks=len(epoch))

@@ -119,3 +119,12 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_a_ray_that_is_not_there_is_told():
+    address = f"127.0.0.1:{_free_port()}"
+    program = f"from penstock.runners.ray import Ray; Ray({address!r}).resources()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"PlanError: no Ray answers at {address}: " in done.stderr
+    assert "start one there by `ray start --head`, or leave address out" in done.stderr

@@ -1,0 +1,138 @@
+"""Ray nodes that have addresses of their own on one machine: each in a network namespace, all at one bridge.
+
+A node is killed by killing all processes in its namespace; its cable is pulled by setting its link down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT = 6379
+RAY = str(Path(sys.executable).with_name("ray"))
+# A dead node is noticed within some seconds; a user's cluster takes Ray's half minute.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_kill_idle_workers_interval_ms": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "25",
+}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Node 0 is the head, without cores for work; drivers run on it."""
+
+    base: Path
+    count: int
+
+    @property
+    def address(self) -> str:
+        return f"{self.ip(0)}:{PORT}"
+
+    def ip(self, node: int) -> str:
+        return f"10.77.{os.getpid() % 250}.{node + 1}"
+
+    def space(self, node: int) -> str:
+        return f"pen{os.getpid()}-{node}"
+
+    def plug_in(self) -> None:
+        bridge = f"pb{os.getpid()}"
+        ip("link", "add", bridge, "type", "bridge")
+        ip("link", "set", bridge, "up")
+        for node in range(self.count):
+            space, cable = self.space(node), f"pv{os.getpid()}-{node}"
+            ip("netns", "add", space)
+            ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("link", "set", cable, "master", bridge, "up")
+            ip("-n", space, "addr", "add", f"{self.ip(node)}/24", "dev", "eth0")
+            ip("-n", space, "link", "set", "eth0", "up")
+            ip("-n", space, "link", "set", "lo", "up")
+
+    def unplug(self) -> None:
+        for node in range(self.count):
+            self.kill(node)
+            ip("netns", "del", self.space(node))
+        ip("link", "del", f"pb{os.getpid()}")
+
+    def start(self, node: int, cpus: int = 1) -> None:
+        """Give the machine its Ray; returns when that is up."""
+        role = ["--head", f"--port={PORT}", f"--temp-dir={self.base}", "--include-dashboard=false"]
+        role = [*role, "--num-cpus=0"] if node == 0 else [f"--address={self.address}", f"--num-cpus={cpus}"]
+        words = [RAY, "start", f"--node-ip-address={self.ip(node)}", "--object-store-memory=100000000", *role]
+        done = subprocess.run(self.inside(node, words), env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def inside(self, node: int, words: list[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.space(node), *words]
+
+    def driver(self, program: Path, *words: str) -> subprocess.Popen[str]:
+        """A Python program on node 0."""
+        command = self.inside(0, [sys.executable, str(program), self.address, *words])
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+    def processes(self, node: int, having: str = "") -> list[int]:
+        """Those of Ray on *node* whose command has the word *having*; drivers are none of Ray's."""
+        pids = subprocess.run(["ip", "netns", "pids", self.space(node)], capture_output=True, text=True, check=False)
+        found = []
+        for pid in map(int, pids.stdout.split()):
+            with suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                ours = "ray::" in command or "/ray/" in command
+                if ours and having in command:
+                    found.append(pid)
+        return found
+
+    def kill(self, node: int) -> int:
+        """All of Ray there; how many processes there were."""
+        pids = self.processes(node)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(pids)
+
+    def pull(self, node: int) -> None:
+        ip("-n", self.space(node), "link", "set", "eth0", "down")
+
+    def put_back(self, node: int) -> None:
+        ip("-n", self.space(node), "link", "set", "eth0", "up")
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, **ENVIRONMENT}
+
+
+def wait_until(seen: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
+        time.sleep(0.1)
+
+
+@contextmanager
+def machines(base: Path, count: int) -> Iterator[Machines]:
+    """*count* of them with Ray up, which end with the block."""
+    found = Machines(base, count)
+    found.plug_in()
+    try:
+        for node in range(count):
+            found.start(node)
+        yield found
+    finally:
+        found.unplug()
