@@ -323,7 +323,7 @@ def ratios(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def goals(ratio: Mapping[str, Mapping[str, float]], cosines: Mapping[str, float]) -> dict[str, dict]:
-    """What issue 6 asks for, and whether the median reaches it."""
+    """What is asked for, and whether the median reaches it."""
     found = {
         name: {"goal": goal, "median": ratio[name]["median"], "reached": ratio[name]["median"] >= goal}
         for name, goal in GOALS.items()
