@@ -3,7 +3,7 @@
 The nodes are network namespaces of this machine (`tests/real/nodes/machines.py`), each with a Ray of its own, three of
 them with a core for work. A line of units runs again and again, to a fresh place each time, while at random moments a
 worker or a whole node is killed; a node comes back at once. When the head is killed, all nodes are started again and
-same run goes on. Each dataset is held against the undisturbed one, row for row and part for part, and how many
+the same run goes on. Each dataset is held against the undisturbed one, row for row and part for part, and how many
 batches were done twice is counted. Needs root.
 `make bench NAME=many_nodes`; `--losses 6` for a try.
 """
