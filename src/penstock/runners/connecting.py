@@ -66,10 +66,11 @@ def _guarded(head: str) -> Iterator[None]:
             sys.stderr.write(_GONE.format(head))
             sys.stderr.flush()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    yield
-    over.set()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _answers(address: str) -> bool:
