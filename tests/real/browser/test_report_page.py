@@ -1,12 +1,9 @@
 """The report's page in a real Chromium, from a file, with nothing to be loaded from anywhere."""
 
 import importlib.util
-import json
 import re
-import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,45 +11,18 @@ import pytest
 from penstock.core import plugins
 from penstock.report import build
 
+sys.path.insert(0, str(Path(__file__).parent))
+import chromium
+
 WORLD = Path(__file__).parents[2] / "unit" / "report" / "conftest.py"
 DARK = "--blink-settings=preferredColorScheme=0"
 
 
-@dataclass(frozen=True)
-class Visit:
-    """What a browser made of a page: its DOM when all scripts had run, its console, its requests."""
-
-    dom: str
-    console: list[str]
-    requests: set[str]
-
-    def of_class(self, name):
-        return len(re.findall(rf'class="{name}["\s]', self.dom))
-
-
 def visit(path, folder, *options):
-    """Open *path* in a headless browser with a profile of its own."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
-    command = [
-        program, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,2400", "--enable-logging=stderr",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-        f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}",
-        "--virtual-time-budget=10000", *options, "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Visit(done.stdout, console, requests(json.loads((folder / "net.json").read_text())))
-
-
-def requests(log):
-    """The addresses that the page asked for over a network, by the browser's own log.
-
-    What the browser asks for on its own account has no origin for an initiator.
-    """
-    found = [event.get("params", {}) for event in log["events"]]
-    asked = {one["url"] for one in found if one.get("initiator", "not an origin") != "not an origin"}
-    return {url for url in asked if not url.startswith("file:")}
+    """A page that is a file; what it asks for over a network."""
+    looks = ("--window-size=1400,2400", "--virtual-time-budget=10000")
+    found = chromium.visit(path.as_uri(), folder, *looks, *options)
+    return replace(found, requests={url for url in found.requests if not url.startswith("file:")})
 
 
 @pytest.fixture(scope="session")

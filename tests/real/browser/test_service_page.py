@@ -3,17 +3,17 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
-from urllib.request import urlopen
 
 import pytest
-from websockets.sync.client import connect
+
+sys.path.insert(0, str(Path(__file__).parent))
+import chromium
 
 PIPELINE = """
 [report]
@@ -89,31 +89,14 @@ def _address(server, log, seconds=120):
     pytest.fail(f"it did not come up:\n{log.read_text()}")
 
 
-def _chromium(profile):
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
-    return [
-        program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking",
-        "--disable-component-update", "--no-first-run", f"--user-data-dir={profile}",
-    ]  # fmt: skip
-
-
 @pytest.fixture
 def visit(address, tmp_path):
     """Opens a page of the service; gives the DOM when all was answered, the console, and the hosts asked."""
 
     def visit(path):
-        command = [
-            *_chromium(tmp_path / "profile"), "--enable-logging=stderr", f"--log-net-log={tmp_path / 'net.json'}",
-            "--virtual-time-budget=20000", "--dump-dom", address + path,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        events = [event.get("params", {}) for event in json.loads((tmp_path / "net.json").read_text())["events"]]
-        asked = {
-            one["url"] for one in events if "url" in one and one.get("initiator", "not an origin") != "not an origin"
-        }
-        return done.stdout, console, {url for url in asked if not url.startswith((address, "data:"))}
+        found = chromium.visit(address + path, tmp_path, "--virtual-time-budget=20000")
+        elsewhere = {url for url in found.requests if not url.startswith((address, "data:"))}
+        return found.dom, found.console, elsewhere
 
     return visit
 
@@ -154,66 +137,11 @@ def test_the_api_page_lists_what_there_is(visit, address):
 # --- with mouse and keys ---------------------------------------------------------------------------------
 
 
-class Page:
-    """A page of a Chromium that is told what to do: https://chromedevtools.github.io/devtools-protocol/."""
-
-    def __init__(self, socket):
-        self._socket, self._number = socket, 0
-
-    def call(self, method, **params):
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        while (answer := json.loads(self._socket.recv(timeout=60))).get("id") != self._number:
-            pass
-        return answer["result"]
-
-    def value(self, expression):
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def click(self, selector):
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        at = self.value(f"(({{x, y, width, height}}) => ({{x: x + width / 2, y: y + height / 2}}))({box})")
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
-
-    def write(self, selector, text):
-        """Click into a field and put *text* in the place of what is there."""
-        self.click(selector)
-        self.value("document.activeElement.select()")
-        self.call("Input.insertText", text=text)
-
-    def until(self, expression, seconds=30):
-        end = time.monotonic() + seconds
-        while not self.value(expression):
-            assert time.monotonic() < end, self.value("document.body.innerText")
-            time.sleep(0.05)
-
-
 @pytest.fixture
 def page(closed, tmp_path):
     """The page of the service that asks for a token, as it is opened."""
-    profile = tmp_path / "profile"
-    browser = subprocess.Popen(
-        [*_chromium(profile), "--remote-debugging-port=0", closed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        with connect(_target(browser, profile / "DevToolsActivePort", closed), max_size=None) as socket:
-            yield Page(socket)
-    finally:
-        browser.terminate()
-        browser.wait(30)
-
-
-def _target(browser, file, address, seconds=60):
-    """Where the page that shows *address* is spoken to."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and browser.poll() is None:
-        if file.exists() and (port := file.read_text().split("\n")[0]):
-            pages = json.loads(urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30).read())
-            if found := [one["webSocketDebuggerUrl"] for one in pages if one["url"].startswith(address)]:
-                return found[0]
-        time.sleep(0.1)
-    pytest.fail("Chromium did not open the page")
+    with chromium.opened(closed, tmp_path) as found:
+        yield found
 
 
 STATE = "document.getElementById('state').textContent"

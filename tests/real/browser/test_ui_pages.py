@@ -3,15 +3,15 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
-from websockets.sync.client import connect
+
+sys.path.insert(0, str(Path(__file__).parent))
+import chromium
 
 PROGRAM = str(Path(sys.executable).parent / "penstock")
 EVIL = "<script>document.title='run'</script>"
@@ -94,33 +94,18 @@ def _until(ready, log, seconds=60):
         time.sleep(0.05)
 
 
-def _chromium(profile):
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
-    return [
-        program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking",
-        "--disable-component-update", "--no-first-run", f"--user-data-dir={profile}",
-    ]  # fmt: skip
-
-
 @pytest.fixture
 def visit(address, tmp_path):
     """Opens a page, takes its picture and gives its DOM; the console stays empty, and nobody else is asked."""
 
     def visit(path, name):
-        command = [
-            *_chromium(tmp_path / "visits"), "--hide-scrollbars", "--window-size=1280,1800", "--enable-logging=stderr",
-            f"--log-net-log={tmp_path / 'net.json'}", f"--screenshot={tmp_path / name}.png", "--dump-dom",
-            address + path,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        events = [event.get("params", {}) for event in json.loads((tmp_path / "net.json").read_text())["events"]]
-        asked = {one["url"] for one in events if one.get("initiator", "not an origin") != "not an origin"}
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-        assert console == []
-        assert {url for url in asked if not url.startswith((address, "data:"))} == set()
-        return done.stdout
+        picture = tmp_path / f"{name}.png"
+        looks = ("--hide-scrollbars", "--window-size=1280,1800", f"--screenshot={picture}")
+        found = chromium.visit(address + path, tmp_path, *looks)
+        assert picture.stat().st_size > 10_000
+        assert found.console == []
+        assert {url for url in found.requests if not url.startswith((address, "data:"))} == set()
+        return found.dom
 
     return visit
 
@@ -135,36 +120,8 @@ def test_the_overview_tells_both_apart(visit):
 @pytest.fixture
 def opened(address, tmp_path):
     """A page that stays open: gives the value of an expression in it."""
-    profile = tmp_path / "profile"
-    command = [*_chromium(profile), "--remote-debugging-port=0", f"{address}/dataset/out/live"]
-    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with connect(_target(profile / "DevToolsActivePort"), max_size=None) as socket:
-            yield lambda expression: _value(socket, expression)
-    finally:
-        browser.terminate()
-        browser.wait(30)
-
-
-def _target(file, seconds=60):
-    """Where the page is spoken to: https://chromedevtools.github.io/devtools-protocol/."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if file.exists() and (port := file.read_text().split("\n")[0]):
-            pages = json.loads(urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30).read())
-            if found := [one["webSocketDebuggerUrl"] for one in pages if one["url"].endswith("/dataset/out/live")]:
-                return found[0]
-        time.sleep(0.1)
-    pytest.fail("Chromium did not open the page")
-
-
-def _value(socket, expression):
-    number = time.monotonic_ns() & 0x7FFFFFFF
-    asked = {"id": number, "method": "Runtime.evaluate", "params": {"expression": expression, "returnByValue": True}}
-    socket.send(json.dumps(asked))
-    while (answer := json.loads(socket.recv(timeout=60))).get("id") != number:
-        pass
-    return answer.get("result", {}).get("result", {}).get("value")
+    with chromium.opened(f"{address}/dataset/out/live", tmp_path) as page:
+        yield page.value
 
 
 def test_an_open_page_follows_the_run_to_its_commit(opened, root, visit):
