@@ -56,7 +56,7 @@ check: setup
 	$(PYTEST) tests/unit tests/contract -q -n 2
 
 test: setup system infra-tools check
-	$(PYTEST) tests/real/slurm $(BESIDE_SLURM) -n 2 --dist loadgroup --durations=15
+	$(PYTEST) tests/real/slurm $(BESIDE_SLURM) -n 2 --dist loadfile --durations=15
 	$(PYTEST) $(ALONE) tests/story tests/docs --durations=15
 
 bench: setup

@@ -29,13 +29,6 @@ hypothesis.settings.register_profile("search", max_examples=1000, **_CALM)  # HY
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS", "penstock"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup`` a file stays in one process, and all that share the Slurm clusters do."""
-    for item in items:
-        slurm = "slurm" in item.path.parent.parts
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
-
-
 BUCKET = "penstock-tests"
 KEY, SECRET = "AKIDTEST", "SECRETTEST"
 IDENTITY = {
