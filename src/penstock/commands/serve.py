@@ -23,6 +23,7 @@ from penstock.core.nouns import Pipeline
 from penstock.core.plan import equip, licences
 from penstock.core.reading import read_sample
 from penstock.errors import PlanError, SpecError
+from penstock.runners import places
 from penstock.serving.atlas import Atlas
 from penstock.serving.chain import Chain, chain_at
 from penstock.serving.door import Limits
@@ -147,7 +148,7 @@ def _token(file: Path | None) -> str:
 
 def _opening(runner: str, found: spec.Spec, chain: Chain, limits: Limits) -> AbstractContextManager[Any]:
     if runner == "inline":
-        return nullcontext(functools.partial(opened_here, chain, limits))
+        return nullcontext(functools.partial(opened_here, chain, limits, places.live))
     if runner != "ray":
         raise SpecError(f"--runner {runner} is not known here; ray or inline was needed")
     from penstock.runners.ray import Ray

@@ -21,6 +21,7 @@ from typing import Any
 
 from penstock.core import spec
 from penstock.errors import SpecError
+from penstock.runners import places
 from penstock.runners.service import scale
 from penstock.serving.chain import Chain, chain_at
 from penstock.serving.door import Limits
@@ -61,4 +62,4 @@ def _answering(chain: Chain) -> Any:
     """The ASGI application of one replica."""
     from penstock.serving.web import application
 
-    return application(chain, functools.partial(opened_here, chain, Limits()), os.environ.get(_TOKEN, ""))
+    return application(chain, functools.partial(opened_here, chain, Limits(), places.live), os.environ.get(_TOKEN, ""))

@@ -18,14 +18,20 @@ from typing import Any
 from penstock.core.plan import Resources
 from penstock.errors import PlanError
 
-__all__ = ["connected", "gpus_seen", "resources_of"]
+__all__ = ["connected", "given_or_around", "gpus_seen", "resources_of"]
 
 _LOOK_SECONDS = 5.0
 _MISSED = 3
 _GONE = (
-    "Ray's head at {} does not answer any more, and Ray will end this process; finished units are kept: when the head "
-    "is back, the same command goes on\n"
+    "Ray's head at {} does not answer any more; unless it comes back with its state, Ray will end this process. "
+    "Finished units are kept: when there is a head again, the same command goes on\n"
 )
+
+
+def given_or_around(address: str) -> str:
+    """*address*, or where Ray says that it is around this process; a dashboard's address is not Ray's own."""
+    around = os.environ.get("RAY_ADDRESS", "")
+    return address or ("" if around.startswith(("http://", "https://")) else around)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from penstock.core.work import Assignment, Failure, Parcel, begin, finish, opene
 from penstock.errors import PenstockError, RunError
 from penstock.runners import envelope, places, service, tables, train, watcher
 from penstock.runners.balance import Balance, lacking
-from penstock.runners.connecting import connected, gpus_seen, resources_of
+from penstock.runners.connecting import connected, given_or_around, gpus_seen, resources_of
 from penstock.runners.datasets import HDF5Datasink, datasink, read_manifest
 from penstock.runners.stream import flow
 from penstock.tables.client import bringing
@@ -52,8 +52,9 @@ class Ray:
     """Carries pipelines out by Ray Data.
 
     Attributes:
-        address: of a running cluster (``host:port``, ``ray://…`` or ``auto``); empty starts a Ray of our own
-            on this machine, with its own ports and folder, and stops it afterwards.
+        address: of a running cluster (``host:port``, ``ray://…`` or ``auto``); empty takes the one that
+            ``RAY_ADDRESS`` names, as within ``ray job submit``, and where there is none starts a Ray of our own on
+            this machine, with its own ports and folder, and stops it afterwards.
         cpus: cores that our own Ray may use; 0 takes all.
         gpus: of our own Ray; -1 lets Ray look.
         object_store_bytes: shared memory for batches on the way in our own Ray; 0 lets Ray choose.
@@ -72,9 +73,9 @@ class Ray:
     def resources(self) -> Resources:
         """What the cluster has; our own Ray is not started for that. Raises `PlanError` without Ray."""
         packaged("runner", self)
-        if self.address:
+        if at := given_or_around(self.address):
             with self.session():
-                return resources_of(self.address)
+                return resources_of(at)
         cores = self.cpus or os.cpu_count() or 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Resources(cores, max(self.gpus, 0) if self.gpus >= 0 else gpus_seen(), int(memory * 0.7), "this machine")
@@ -88,7 +89,7 @@ class Ray:
         packaged("runner", self)
         store = {"object_store_memory": self.object_store_bytes} if self.object_store_bytes else {}
         gpus = {"num_gpus": self.gpus} if self.gpus >= 0 else {}
-        return connected(self.address, num_cpus=self.cpus or os.cpu_count() or 1, **store, **gpus)
+        return connected(given_or_around(self.address), num_cpus=self.cpus or os.cpu_count() or 1, **store, **gpus)
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out.
@@ -97,10 +98,11 @@ class Ray:
             PlanError: it would never finish with what the cluster has.
             RunError: the run ended without a dataset; what was finished is kept.
         """
-        if not self.address:
+        at = given_or_around(self.address)
+        if not at:
             admit(pipeline, self.resources())
         with self.session(), tables.held(pipeline, self.table_actors):
-            admit(pipeline, resources_of(self.address or "our own Ray"))
+            admit(pipeline, resources_of(at or "our own Ray"))
             with watcher.on_duty(pipeline.clusters, tell_of(watch)) as caught_up:
                 return run(pipeline, "ray", partial(_carry_out, caught_up), watch)
 

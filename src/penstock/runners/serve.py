@@ -20,6 +20,7 @@ from penstock.core.batch import from_bytes, to_bytes
 from penstock.core.nouns import Batch
 from penstock.core.plan import Resources
 from penstock.errors import PenstockError, PlanError
+from penstock.runners import places
 from penstock.runners.ray import Ray
 from penstock.runners.service import ON_THE_WAY, cause, scale
 from penstock.serving.batching import Carrier
@@ -55,7 +56,7 @@ def deployed(chain: Chain, limits: Limits, ray: Ray) -> Iterator[Opening]:
         async def opening() -> AsyncIterator[Door]:
             metrics = Metrics()
             carrier: Carrier = _Replicas(handle, name, ON_THE_WAY * body.place.replicas[1], metrics)
-            async with Door.opened(chain, carrier, limits, metrics) as door:
+            async with Door.opened(chain, carrier, limits, metrics, places.live) as door:
                 yield door
 
         yield opening
@@ -99,7 +100,7 @@ class _Replica:
 
     def __init__(self, chain: Chain) -> None:
         self._stack = ExitStack()
-        self._live = self._stack.enter_context(opened(chain))
+        self._live = self._stack.enter_context(opened(chain, places.live))
         self._thread = ThreadPoolExecutor(1, "penstock-steps")
 
     async def __call__(self, batch: bytes) -> tuple[bytes, tuple[Refused, ...]] | str:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from penstock.core.nouns import Batch, Pipeline, Place, Step, Transform
 from penstock.core.spec import Spec
-from penstock.core.work import sift
+from penstock.core.work import Live as Opens
+from penstock.core.work import here, sift
 from penstock.errors import PenstockError, PlanError, SchemaError, SpecError
 from penstock.serving.size import TOKENS
 
@@ -261,7 +262,7 @@ class Live:
 
 
 @contextmanager
-def opened(chain: Chain) -> Iterator[Live]:
-    """Load what the steps need."""
+def opened(chain: Chain, opens: Opens = here) -> Iterator[Live]:
+    """Load what the steps need; *opens* says where each is."""
     with ExitStack() as stack:
-        yield Live(Schemas(chain), tuple(stack.enter_context(step.stage.open()) for step in chain.steps))
+        yield Live(Schemas(chain), tuple(stack.enter_context(opens(step)) for step in chain.steps))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penstock.core.nouns import Batch
+from penstock.core.work import Live as Opens
+from penstock.core.work import here
 from penstock.serving.batching import Batcher, Carrier
 from penstock.serving.chain import MARK, Chain, Live, Refused, Schemas, Sifted, opened
 from penstock.serving.codec import Answer
@@ -76,14 +78,16 @@ class Door:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, chain: Chain, carrier: Carrier, limits: Limits, metrics: Metrics) -> AsyncIterator[Door]:
+    async def opened(
+        cls, chain: Chain, carrier: Carrier, limits: Limits, metrics: Metrics, opens: Opens = here
+    ) -> AsyncIterator[Door]:
         """The service is ready inside. *carrier* carries out the second part of ``chain.cut()``."""
         head, body = chain.cut()
         together = limits.together if body.merges else 1
         batcher = Batcher(carrier, limits.budget, limits.wait_seconds, limits.waiting, together, metrics.sent)
         metrics.watch_waiting(lambda: batcher.load.rows)
         running = asyncio.create_task(batcher.run())
-        with ThreadPoolExecutor(1, "penstock-door") as thread, opened(head) as live:
+        with ThreadPoolExecutor(1, "penstock-door") as thread, opened(head, opens) as live:
             try:
                 yield cls(Schemas(chain), live, limits, batcher, metrics, thread)
             finally:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from penstock.core.nouns import Batch
+from penstock.core.work import Live as Opens
+from penstock.core.work import here
 from penstock.serving.chain import Chain, Live, Sifted, opened
 from penstock.serving.door import Door, Limits
 from penstock.serving.metrics import Metrics
@@ -26,11 +28,11 @@ class Here:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, chain: Chain) -> AsyncIterator[Here]:
-        """Load what the steps need; leaving frees it."""
+    async def opened(cls, chain: Chain, opens: Opens = here) -> AsyncIterator[Here]:
+        """Load what the steps need, each where *opens* says; leaving frees it."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "penstock-steps") as thread:
-            context = opened(chain)
+            context = opened(chain, opens)
             live = await loop.run_in_executor(thread, context.__enter__)
             try:
                 yield cls(live, thread)
@@ -47,7 +49,10 @@ class Here:
 
 
 @asynccontextmanager
-async def opened_here(chain: Chain, limits: Limits) -> AsyncIterator[Door]:
-    """The whole service in this process, ready inside."""
-    async with Here.opened(chain.cut()[1]) as carrier, Door.opened(chain, carrier, limits, Metrics()) as door:
+async def opened_here(chain: Chain, limits: Limits, opens: Opens = here) -> AsyncIterator[Door]:
+    """The whole service in this process, ready inside; *opens* says where each step is."""
+    async with (
+        Here.opened(chain.cut()[1], opens) as carrier,
+        Door.opened(chain, carrier, limits, Metrics(), opens) as door,
+    ):
         yield door

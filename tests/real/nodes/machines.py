@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PORT = 6379
+PORT, REDIS_PORT = 6379, 6400
 RAY = str(Path(sys.executable).with_name("ray"))
 # A dead node is noticed within some seconds; a user's cluster takes Ray's half minute.
 ENVIRONMENT = {
@@ -32,10 +32,11 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Machines:
-    """Node 0 is the head, without cores for work; drivers run on it."""
+    """Node 0 is the head, without cores for work; with *keeper* its state is kept in a Redis beside it."""
 
     base: Path
     count: int
+    keeper: bool = False
 
     @property
     def address(self) -> str:
@@ -62,7 +63,7 @@ class Machines:
 
     def unplug(self) -> None:
         for node in range(self.count):
-            self.kill(node)
+            kill(self.every_process(node))
             ip("netns", "del", self.space(node))
         ip("link", "del", f"pb{os.getpid()}")
 
@@ -71,23 +72,29 @@ class Machines:
         role = ["--head", f"--port={PORT}", f"--temp-dir={self.base}", "--include-dashboard=false"]
         role = [*role, "--num-cpus=0"] if node == 0 else [f"--address={self.address}", f"--num-cpus={cpus}"]
         words = [RAY, "start", f"--node-ip-address={self.ip(node)}", "--object-store-memory=100000000", *role]
-        done = subprocess.run(self.inside(node, words), env=environment(), capture_output=True, text=True, check=False)
+        env = environment() | ({"RAY_REDIS_ADDRESS": f"{self.ip(0)}:{REDIS_PORT}"} if self.keeper else {})
+        done = subprocess.run(self.inside(node, words), env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def inside(self, node: int, words: list[str]) -> list[str]:
         return ["ip", "netns", "exec", self.space(node), *words]
 
-    def driver(self, program: Path, *words: str) -> subprocess.Popen[str]:
-        """A Python program on node 0."""
-        command = self.inside(0, [sys.executable, str(program), self.address, *words])
+    def start_keeper(self) -> None:
+        """A Redis that outlives the head's Ray."""
+        words = ["redis-server", "--bind", self.ip(0), "--port", str(REDIS_PORT), "--protected-mode", "no"]
+        words += ["--dir", str(self.base), "--save", "", "--daemonize", "yes"]
+        subprocess.run(self.inside(0, words), check=True, capture_output=True)
+
+    def driver(self, program: Path, *words: str, node: int = 0) -> subprocess.Popen[str]:
+        """A Python program, which is told Ray's address first."""
+        command = self.inside(node, [sys.executable, str(program), self.address, *words])
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
 
     def processes(self, node: int, having: str = "") -> list[int]:
         """Those of Ray on *node* whose command has the word *having*; drivers are none of Ray's."""
-        pids = subprocess.run(["ip", "netns", "pids", self.space(node)], capture_output=True, text=True, check=False)
         found = []
-        for pid in map(int, pids.stdout.split()):
+        for pid in self.every_process(node):
             with suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 ours = "ray::" in command or "/ray/" in command
@@ -95,19 +102,26 @@ class Machines:
                     found.append(pid)
         return found
 
+    def every_process(self, node: int) -> list[int]:
+        pids = subprocess.run(["ip", "netns", "pids", self.space(node)], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in pids.stdout.split()]
+
     def kill(self, node: int) -> int:
         """All of Ray there; how many processes there were."""
-        pids = self.processes(node)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(pids)
+        return kill(self.processes(node))
 
     def pull(self, node: int) -> None:
         ip("-n", self.space(node), "link", "set", "eth0", "down")
 
     def put_back(self, node: int) -> None:
         ip("-n", self.space(node), "link", "set", "eth0", "up")
+
+
+def kill(pids: list[int]) -> int:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
 
 
 def ip(*words: str) -> None:
@@ -126,11 +140,13 @@ def wait_until(seen: Callable[[], bool], what: str, seconds: float = 90) -> None
 
 
 @contextmanager
-def machines(base: Path, count: int) -> Iterator[Machines]:
+def machines(base: Path, count: int, keeper: bool = False) -> Iterator[Machines]:
     """*count* of them with Ray up, which end with the block."""
-    found = Machines(base, count)
+    found = Machines(base, count, keeper)
     found.plug_in()
     try:
+        if keeper:
+            found.start_keeper()
         for node in range(count):
             found.start(node)
         yield found

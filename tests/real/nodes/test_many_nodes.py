@@ -121,3 +121,16 @@ def test_the_head_is_lost_and_the_run_goes_on_at_another(nodes, wanted, tmp_path
     skipped = int(finished(start(nodes, tmp_path)).split()[1])
     assert skipped > 0
     check_equal(tmp_path, wanted)
+
+
+def test_a_head_that_keeps_its_state_comes_back_and_the_run_never_ends(wanted, tmp_path):
+    """Ray's state is in a Redis (https://docs.ray.io/en/latest/ray-core/fault_tolerance/gcs.html); the driver is on
+    another node than the head."""
+    with machines(Path(tempfile.mkdtemp(prefix="pk", dir="/tmp")), 3, keeper=True) as kept:
+        driver = kept.driver(DRIVE, str(tmp_path / "out"), str(tmp_path / "journal"), str(UNITS), str(SECONDS), node=1)
+        assert some_work(driver, tmp_path / "journal", 10)
+        kept.kill(0)
+        time.sleep(3)
+        kept.start(0)
+        assert finished(driver).split()[1] == "0", "the same run, not a second one"
+        check_equal(tmp_path, wanted)

@@ -14,8 +14,9 @@ import pytest
 from penstock.core.nouns import Pipeline, Place, Step
 from penstock.core.spec import loads
 from penstock.errors import PlanError, RunError, TooManyBadUnits
-from penstock.runners import container
+from penstock.runners import container, places
 from penstock.runners.inline import Inline
+from penstock.serving.chain import Chain, marked, opened
 from penstock.sinks.parquet import Parquet
 from penstock.stages.clean import Clean
 from penstock.stages.kmer import Kmer
@@ -161,7 +162,7 @@ def test_a_container_ends_with_the_process_that_started_it(tmp_path):
     code = f"""
 import time
 from penstock.core.nouns import Place, Step
-from penstock.runners import container
+from penstock.runners import container, places
 from penstock.testing.parts import Journal, Numbers
 with container.opened(Step(Journal({str(tmp_path / "journal")!r}), Place("container"))) as transform:
     transform(Numbers().read(next(iter(Numbers().units()))))
@@ -209,3 +210,15 @@ def test_packages_that_are_not_in_the_image_end_the_run_and_cost_no_rows(monkeyp
 def test_json_is_all_that_the_image_must_understand():
     config = json.loads(container.words_for(STEP)[-1])
     assert Clean(**config) == STEP.stage
+
+
+def test_a_served_chain_does_each_step_where_its_place_is(tmp_path):
+    place, bad = Place("container", image="any"), (13,)
+    journal = tmp_path / "journal"
+    steps = (Step(Journal(str(journal)), place), Step(Squares(bad=bad)), Step(Journal(str(journal))))
+    chain = Chain("line", steps, Numbers().schema())
+    batch = marked(Numbers().read(next(iter(Numbers().units()))), range(20))
+    with opened(chain) as here, opened(chain, places.live) as there:
+        assert there(batch) == here(batch)
+    pids = [int(line.split()[1]) for line in journal.read_text().splitlines()]
+    assert [pid == os.getpid() for pid in pids] == [False, True, True, True]
