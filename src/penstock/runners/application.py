@@ -22,7 +22,7 @@ from typing import Any
 from penstock.core import spec
 from penstock.errors import SpecError
 from penstock.runners import places
-from penstock.runners.service import scale
+from penstock.runners.replicas import scale
 from penstock.serving.chain import Chain, chain_at
 from penstock.serving.door import Limits
 from penstock.serving.here import opened_here

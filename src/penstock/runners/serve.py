@@ -9,22 +9,20 @@ whose replica died is simply sent again.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from penstock.core.batch import from_bytes, to_bytes
 from penstock.core.nouns import Batch
 from penstock.core.plan import Resources
 from penstock.errors import PenstockError, PlanError
-from penstock.runners import places
+from penstock.runners import places, replicas
 from penstock.runners.ray import Ray
-from penstock.runners.service import ON_THE_WAY, cause, scale
 from penstock.serving.batching import Carrier
-from penstock.serving.chain import Chain, Refused, Sifted, opened
+from penstock.serving.chain import Chain, Live, Refused, Sifted, opened
 from penstock.serving.door import Door, Limits
 from penstock.serving.metrics import Metrics
 
@@ -48,14 +46,14 @@ def deployed(chain: Chain, limits: Limits, ray: Ray) -> Iterator[Opening]:
     Raises:
         PlanError: the replicas do not fit, or cannot open their steps.
     """
-    body, name = chain.cut()[1], f"penstock-{uuid.uuid4().hex[:12]}"
+    body, name = chain.cut()[1], replicas.name_for("service")
     _fits(body, ray.resources())
-    with ray.session(), _application(body, name) as handle:
+    with ray.session(), replicas.application(name, partial(_answering, body), body.place, chain.pipeline) as handle:
 
         @asynccontextmanager
         async def opening() -> AsyncIterator[Door]:
             metrics = Metrics()
-            carrier: Carrier = _Replicas(handle, name, ON_THE_WAY * body.place.replicas[1], metrics)
+            carrier: Carrier = _Replicas(handle, name, replicas.ON_THE_WAY * body.place.replicas[1], metrics)
             async with Door.opened(chain, carrier, limits, metrics, places.live) as door:
                 yield door
 
@@ -72,47 +70,23 @@ def _fits(chain: Chain, resources: Resources) -> None:
             )
 
 
-# --- deploying -------------------------------------------------------------------------------------------
+_Answer: TypeAlias = tuple[bytes, tuple[Refused, ...]] | str
+"""A batch and the rows that were refused, or why nothing could be done."""
 
 
 @contextmanager
-def _application(chain: Chain, name: str) -> Iterator[Any]:
-    """The handle of a running Serve application."""
-    import logging
-
-    from ray import serve
-
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    with ExitStack() as stack:
-        serve.start(proxy_location="Disabled", logging_config=quiet)
-        stack.callback(serve.delete, name, _blocking=False)
-        deployment = serve.deployment(_Replica).options(name="steps", **scale(chain.place), logging_config=quiet)
-        try:
-            handle = serve.run(deployment.bind(chain), name=name, route_prefix=None)
-        except RuntimeError as error:
-            raise PlanError(f"{chain.pipeline}: no replica could be started: {cause(error, name)}") from error
-        yield handle
+def _answering(chain: Chain) -> Iterator[Callable[[bytes], _Answer]]:
+    """What a replica does with a request."""
+    with opened(chain, places.live) as live:
+        yield partial(_answered, live)
 
 
-class _Replica:
-    """A worker of the deployment: opens its steps when it starts, and has one thread for them."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._stack = ExitStack()
-        self._live = self._stack.enter_context(opened(chain, places.live))
-        self._thread = ThreadPoolExecutor(1, "penstock-steps")
-
-    async def __call__(self, batch: bytes) -> tuple[bytes, tuple[Refused, ...]] | str:
-        """Carry a batch through; health checks are answered meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._carried, batch)
-
-    def _carried(self, batch: bytes) -> tuple[bytes, tuple[Refused, ...]] | str:
-        try:
-            found = self._live(from_bytes(batch))
-        except PenstockError as error:
-            return str(error)
-        return to_bytes(found.good).to_pybytes(), found.bad
+def _answered(live: Live, request: bytes) -> _Answer:
+    try:
+        found = live(from_bytes(request))
+    except PenstockError as error:
+        return str(error)
+    return to_bytes(found.good).to_pybytes(), found.bad
 
 
 # --- sending ---------------------------------------------------------------------------------------------
@@ -140,7 +114,7 @@ class _Replicas:
         raise PenstockError(f"its worker ended {_RETRIES} times; if memory runs out, send fewer rows or shorter ones")
 
     @staticmethod
-    def _sifted(found: tuple[bytes, tuple[Refused, ...]] | str) -> Sifted:
+    def _sifted(found: _Answer) -> Sifted:
         if isinstance(found, str):
             raise PenstockError(found)
         return Sifted(from_bytes(found[0]), found[1])

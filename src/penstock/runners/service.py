@@ -6,17 +6,14 @@ Both answer with Arrow. `penstock serve FILE#PIPELINE.STEP` tells refused rows b
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
-import logging
 import os
 import time
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,9 +23,10 @@ from penstock.core.batch import from_bytes
 from penstock.core.nouns import Batch, Place, Step, Transform
 from penstock.core.work import Assignment, entered
 from penstock.errors import PlanError, RowErrors, UnitError
+from penstock.runners import replicas
 from penstock.serving.codec import ARROW
 
-__all__ = ["ON_THE_WAY", "cause", "deployed", "is_ours", "opened", "scale"]
+__all__ = ["deployed", "is_ours", "opened"]
 
 _HANDLE = "ray-serve:"
 """Before the name of a Serve application, as an address."""
@@ -80,63 +78,16 @@ def is_ours(place: Place) -> bool:
 
 def _deployed(stack: ExitStack, step: Step) -> Step:
     """*step* with the address of its deployment."""
-    from ray import serve
-
-    name, place = f"penstock-{step.name}-{uuid.uuid4().hex[:12]}", step.place
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    serve.start(proxy_location="Disabled", logging_config=quiet)
-    stack.callback(serve.delete, name)
-    deployment = serve.deployment(_Replica).options(name="step", **scale(place), logging_config=quiet)
-    try:
-        serve.run(deployment.bind(step), name=name, route_prefix=None)
-    except RuntimeError as error:
-        raise PlanError(f"step {step.name}: no replica could be started: {cause(error, name)}") from error
-    return replace(step, place=replace(place, address=f"{_HANDLE}{name}"))
+    name = replicas.name_for(step.name)
+    stack.enter_context(replicas.application(name, partial(_answering, step), step.place, f"step {step.name}"))
+    return replace(step, place=replace(step.place, address=f"{_HANDLE}{name}"))
 
 
-def scale(place: Place) -> dict[str, Any]:
-    """A deployment's options by its place."""
-    low, high = place.replicas
-    scaled = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": 1, "upscale_delay_s": 5}
-    actor = {"num_cpus": place.cpus, "num_gpus": place.gpus, "memory": place.memory_bytes or None}
-    return {
-        **({"num_replicas": low} if low == high else {"autoscaling_config": scaled}),
-        "ray_actor_options": actor,
-        "max_ongoing_requests": ON_THE_WAY,
-        "health_check_period_s": 2,
-        "graceful_shutdown_timeout_s": 5,
-    }
-
-
-ON_THE_WAY = 2
-"""Batches for each replica: one at work, and one that has arrived when that is done."""
-
-
-def cause(error: Exception, name: str) -> str:
-    """What a replica of application *name* said when it could not start."""
-    from ray import serve
-
-    application = serve.status().applications.get(name)
-    told = [one.message for one in application.deployments.values()] if application else []
-    lines = [line.strip() for text in told for line in text.splitlines() if "Error" in line]
-    return lines[-1] if lines else str(error)
-
-
-class _Replica:
-    """A worker of a step's service: the stage is open for as long as it lives, and takes a batch at a time."""
-
-    def __init__(self, step: Step) -> None:
-        self._stack = ExitStack()
-        [self._transform] = self._stack.enter_context(entered((step,)))
-        self._thread = ThreadPoolExecutor(1, "penstock-step")
-
-    async def __call__(self, request: bytes) -> bytes:
-        """Answer a batch; health checks are answered meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, request)
-
-    def _answer(self, request: bytes) -> bytes:
-        return wire.answered(self._transform, from_bytes(request))
+@contextmanager
+def _answering(step: Step) -> Iterator[Callable[[bytes], bytes]]:
+    """What a replica of a step's service does with a request."""
+    with entered((step,)) as [transform]:
+        yield lambda request: wire.answered(transform, from_bytes(request))
 
 
 def _by_handle(application: str) -> Transform:

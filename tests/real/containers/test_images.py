@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -80,11 +81,12 @@ def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_k
             if len(list((tmp_path / "containers").rglob("*.parquet"))) < done + 2:
                 continue
             done = len(list((tmp_path / "containers").rglob("*.parquet")))
-            for process in psutil.Process().children(recursive=True):
-                words = process.cmdline()
+            for process in psutil.process_iter(["cmdline"]):
+                words = process.info["cmdline"] or [""]
                 if "stage" in words and words[0].startswith("/opt/penstock") and process.pid not in struck:
-                    os.kill(process.pid, signal.SIGKILL)
-                    struck.append(process.pid)
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+                        struck.append(process.pid)
                     break
 
     wanted = Inline().run(line(source, tmp_path / "functions"))
