@@ -5,6 +5,7 @@ A node is killed by killing all processes in its namespace; its cable is pulled 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PORT, REDIS_PORT = 6379, 6400
@@ -27,6 +28,7 @@ ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_kill_idle_workers_interval_ms": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "25",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 
 
@@ -37,23 +39,32 @@ class Machines:
     base: Path
     count: int
     keeper: bool = False
+    number: int = field(default_factory=itertools.count().__next__)
 
     @property
     def address(self) -> str:
         return f"{self.ip(0)}:{PORT}"
 
     def ip(self, node: int) -> str:
-        return f"10.77.{os.getpid() % 250}.{node + 1}"
+        return f"10.77.{(os.getpid() + self.number) % 250}.{node + 1}"
 
     def space(self, node: int) -> str:
-        return f"pen{os.getpid()}-{node}"
+        return f"pen{self.own}-{node}"
+
+    def cable(self, node: int) -> str:
+        return f"pv{self.own}-{node}"
+
+    @property
+    def own(self) -> str:
+        """No interface is called so, nor one that the kernel has not quite removed yet."""
+        return f"{os.getpid()}-{self.number}"
 
     def plug_in(self) -> None:
-        bridge = f"pb{os.getpid()}"
+        bridge = f"pb{self.own}"
         ip("link", "add", bridge, "type", "bridge")
         ip("link", "set", bridge, "up")
         for node in range(self.count):
-            space, cable = self.space(node), f"pv{os.getpid()}-{node}"
+            space, cable = self.space(node), self.cable(node)
             ip("netns", "add", space)
             ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
             ip("link", "set", cable, "master", bridge, "up")
@@ -64,14 +75,16 @@ class Machines:
     def unplug(self) -> None:
         for node in range(self.count):
             kill(self.every_process(node))
-            ip("netns", "del", self.space(node))
-        ip("link", "del", f"pb{os.getpid()}")
+            ip("netns", "del", self.space(node), check=False)
+            ip("link", "del", self.cable(node), check=False)  # the namespace lives until its last process is gone
+        ip("link", "del", f"pb{self.own}", check=False)
 
     def start(self, node: int, cpus: int = 1) -> None:
         """Give the machine its Ray; returns when that is up."""
         role = ["--head", f"--port={PORT}", f"--temp-dir={self.base}", "--include-dashboard=false"]
         role = [*role, "--num-cpus=0"] if node == 0 else [f"--address={self.address}", f"--num-cpus={cpus}"]
         words = [RAY, "start", f"--node-ip-address={self.ip(node)}", "--object-store-memory=100000000", *role]
+        (self.base / "ray_current_cluster").unlink(missing_ok=True)  # a machine that starts has none
         env = environment() | ({"RAY_REDIS_ADDRESS": f"{self.ip(0)}:{REDIS_PORT}"} if self.keeper else {})
         done = subprocess.run(self.inside(node, words), env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -124,8 +137,8 @@ def kill(pids: list[int]) -> int:
     return len(pids)
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+def ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)
 
 
 def environment() -> dict[str, str]:
@@ -143,8 +156,8 @@ def wait_until(seen: Callable[[], bool], what: str, seconds: float = 90) -> None
 def machines(base: Path, count: int, keeper: bool = False) -> Iterator[Machines]:
     """*count* of them with Ray up, which end with the block."""
     found = Machines(base, count, keeper)
-    found.plug_in()
     try:
+        found.plug_in()
         if keeper:
             found.start_keeper()
         for node in range(count):

@@ -1,4 +1,6 @@
-"""A driver on many nodes: one run of a line of `count` units, each `seconds` long, at a Ray that is there already."""
+"""A driver on many nodes: one run of a line of `count` units, each `seconds` long, at a Ray that is there already.
+
+With one more word, the address of the node that it is on."""
 
 import sys
 
@@ -15,6 +17,10 @@ def line(root: str, journal: str, count: int, seconds: float) -> Pipeline:
 
 
 if __name__ == "__main__":
-    address, root, journal, count, seconds = sys.argv[1:]
+    address, root, journal, count, seconds, *own = sys.argv[1:]
+    if own:  # processes of all nodes are seen from each, and of these Ray would take the head's
+        import ray
+
+        ray.init(address, _node_ip_address=own[0], log_to_driver=False)
     report = Ray(address).run(line(root, journal, int(count), float(seconds)))
     print(report.rows, report.skipped)

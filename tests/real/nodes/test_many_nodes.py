@@ -127,7 +127,8 @@ def test_a_head_that_keeps_its_state_comes_back_and_the_run_never_ends(wanted, t
     """Ray's state is in a Redis (https://docs.ray.io/en/latest/ray-core/fault_tolerance/gcs.html); the driver is on
     another node than the head."""
     with machines(Path(tempfile.mkdtemp(prefix="pk", dir="/tmp")), 3, keeper=True) as kept:
-        driver = kept.driver(DRIVE, str(tmp_path / "out"), str(tmp_path / "journal"), str(UNITS), str(SECONDS), node=1)
+        words = (str(tmp_path / "out"), str(tmp_path / "journal"), str(UNITS), str(SECONDS), kept.ip(1))
+        driver = kept.driver(DRIVE, *words, node=1)
         assert some_work(driver, tmp_path / "journal", 10)
         kept.kill(0)
         time.sleep(3)
