@@ -28,8 +28,10 @@ from penstock.core.storage import join, publish, store_of
 from penstock.core.work import Assignment, Failure
 from penstock.errors import RunError, StorageError, TooManyBadRows, TooManyBadUnits
 
-__all__ = ["Carry", "Handed", "Outcome", "Quiet", "Watch", "run"]
+__all__ = ["PLANNED", "Carry", "Handed", "Outcome", "Quiet", "Watch", "run"]
 
+PLANNED = "planned.json"
+"""What the newest run of a dataset set out to do: ``fingerprint``, ``units`` in all, ``started``."""
 Outcome: TypeAlias = Record | Failure
 Carry: TypeAlias = Callable[[Assignment, Iterable[Unit]], Iterator[Outcome]]
 """How a runner turns units into outcomes: any order, each unit once."""
@@ -151,6 +153,7 @@ def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = Non
     with _snapshot(pipeline.units()) as (tally.units, units):
         done = assignment.ledger.done()
         tally.skipped = sum(unit.key in done for unit in units()) if len(done) else 0
+        _plan(assignment, tally)
         watch.begin(pipeline, tally.units, tally.skipped)
         recording = begun(pipeline, assignment.fingerprint, assignment.schemas, _todo(units(), done))
         assignment = replace(assignment, recording=recording)
@@ -163,6 +166,13 @@ def run(pipeline: Pipeline, runner: str, carry: Carry, watch: Watch | None = Non
         finally:
             watch.end(report)
     return report
+
+
+def _plan(assignment: Assignment, tally: _Tally) -> None:
+    """Leave word of how many units there are in all, for those who look on from elsewhere."""
+    root = assignment.pipeline.sink.uri
+    plan = {"fingerprint": assignment.fingerprint, "units": tally.units, "started": tally.started}
+    store_of(root).replace(join(root, PLANNED), json.dumps(plan, indent=1).encode())
 
 
 def _todo(units: Iterable[Unit], done: Done) -> Iterator[Unit]:

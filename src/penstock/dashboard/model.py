@@ -77,6 +77,7 @@ class Card:
         run: the last run that committed.
         worked: the last one that carried a unit; others found all done.
         report: the name of the dataset or folder with its ``report.html``; None without one.
+        planned: how many units the run has in all whose units wait; None where that is not known.
     """
 
     name: str
@@ -91,6 +92,19 @@ class Card:
     report: str | None
     looked: float
     trouble: str = ""
+    planned: int | None = None
+
+    @property
+    def done(self) -> int:
+        """Units that are done of those that were planned: the committed ones, and those that wait."""
+        committed = self.size.units if self.size and self.ours else 0
+        return min(committed + self.activity.units, self.planned or 0)
+
+    @property
+    def left_seconds(self) -> float | None:
+        """Until all planned units are done, by the rate of the last minute; None where that cannot be told."""
+        rate = self.activity.rate(self.looked)
+        return (self.planned - self.done) / rate if self.live and self.planned and rate > 0 else None
 
     @property
     def live(self) -> bool:
@@ -213,9 +227,9 @@ class Model:
         size = _size(uri, manifest.parts_sha256) if manifest else None
         ended = activity.last if manifest and _swept_later(manifest, activity) else runs.ended(run)
         stands = standing(manifest.version if manifest else None, ended, activity, now)
-        return Card(
-            name, title, uri, stands, manifest, size, activity, run, told[-1] if told else None, self._report(name), now
-        )
+        worked, planned = told[-1] if told else None, runs.planned(uri, activity.fingerprint)
+        report = self._report(name)
+        return Card(name, title, uri, stands, manifest, size, activity, run, worked, report, now, planned=planned)
 
     def clusters(self) -> list[str]:
         """The clusters that made datasets here, in words: they are not asked, since anybody can write a manifest."""

@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.core.run import PLANNED
 from penstock.core.storage import join, store_of
 from penstock.dashboard.tables import opened
 from penstock.report.story import Run
 
-__all__ = ["Told", "ended", "names", "told"]
+__all__ = ["Told", "ended", "names", "planned", "told"]
 
 _MOST_LINES = 1_000_000
 _STEPS = 2  # a read and a write, at least
@@ -83,6 +84,16 @@ def _facts(name: str) -> Mapping[str, Any] | None:
         return None
     numbers = isinstance(facts, dict) and all(isinstance(facts.get(key), int | float) for key in _NUMBERS)
     return {"runner": "unknown", **facts} if numbers else None
+
+
+def planned(root: str, fingerprint: str) -> int | None:
+    """How many units the run with that *fingerprint* has in all, or None where that is not known."""
+    try:
+        facts = json.loads(store_of(root).read(join(root, PLANNED)) or b"{}")
+        found = str(facts["fingerprint"]).startswith(fingerprint) and fingerprint != ""
+        return max(int(facts["units"]), 0) if found else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def ended(run: Told | None) -> float | None:

@@ -16,7 +16,7 @@ from penstock.dashboard.kept import Kept
 from penstock.dashboard.model import Card, Model, tried
 from penstock.dashboard.standing import State
 from penstock.errors import PenstockError
-from penstock.report.words import FILTERS, count, number
+from penstock.report.words import FILTERS, count, duration, number
 
 if TYPE_CHECKING:
     import jinja2
@@ -216,6 +216,7 @@ def _live(card: Card, pace: charts.Chart | None) -> dict[str, Any]:
     now = card.activity
     numbers = {
         "units_in_ledger": now.units if card.waiting else 0,
+        "units_planned": card.planned if card.waiting else None,
         "rows_in_ledger": now.rows if card.waiting else 0,
         "bad_rows": card.bad_rows,
         "estimated": now.estimated or not now.exact,
@@ -272,6 +273,14 @@ def _short(card: Card) -> dict[str, str]:
     }
 
 
+def _progress(card: Card) -> str:
+    """How far the run is, as far as it has said how many units there are."""
+    if not card.planned:
+        return "How many units there are in all is known to the run alone."
+    share = f"{number(card.done)} of {number(card.planned)} units are done, {card.done / card.planned:.0%}"
+    return f"{share}; about {duration(card.left_seconds)} left." if card.left_seconds is not None else f"{share}."
+
+
 def _texts(card: Card) -> dict[str, str]:
     """The texts of a dataset's page that change while a run goes on."""
     now, rate = card.activity, card.activity.rate(card.looked)
@@ -279,6 +288,7 @@ def _texts(card: Card) -> dict[str, str]:
     found = {
         **_short(card),
         "units": ("about " if now.estimated else "") + number(now.units),
+        "progress": _progress(card),
         "rows": about + number(now.rows),
         "rate": f"{rate:.2f}" if rate < 100 else number(rate),
         "looked": time.strftime("%H:%M:%S UTC", time.gmtime(card.looked)),

@@ -103,6 +103,41 @@ def test_a_run_that_goes_on(ledger, tmp_path):
     assert card.boxes[1].wait == "250 ms mean wait"
 
 
+def plan(root, units, fingerprint):
+    (root / "planned.json").write_text(json.dumps({"fingerprint": fingerprint, "units": units, "started": 0.0}))
+
+
+def test_a_run_that_said_how_many_units_there_are(ledger, tmp_path):
+    ledger.add(30)
+    assert model(tmp_path).card("out/live").planned is None
+    plan(ledger.root, 120, ledger.fingerprint + "0" * 32)
+    card = model(tmp_path).card("out/live")
+    assert (card.planned, card.done) == (120, 30)
+    assert card.left_seconds == pytest.approx(90 / card.activity.rate(card.looked))
+    plan(ledger.root, 20, ledger.fingerprint)
+    assert model(tmp_path).card("out/live").done == 20, "records of units that are no more"
+
+
+@pytest.mark.parametrize("told", ['{"units": 3}', '{"fingerprint": "ffff", "units": "x"}', "[1]", "{", ""])
+def test_a_plan_of_others_or_that_cannot_be_understood_is_none(ledger, tmp_path, told):
+    ledger.add(2)
+    (ledger.root / "planned.json").write_text(told)
+    card = model(tmp_path).card("out/live")
+    assert (card.planned, card.left_seconds) == (None, None)
+
+
+def test_units_that_were_committed_before_count_as_done(commit, ledger_at, tmp_path):
+    root = commit("out/d")
+    made = model(tmp_path).card("out/d")
+    own = made.manifest.fingerprint
+    assert json.loads((root / "planned.json").read_text())["units"] == made.size.units
+    time.sleep(0.01)
+    ledger_at(root, own[:32]).add(2)
+    plan(root, made.size.units + 8, own)
+    card = model(tmp_path).card("out/d")
+    assert (card.done, card.planned) == (made.size.units + 2, made.size.units + 8)
+
+
 def test_a_run_that_was_broken_off(ledger, tmp_path):
     ledger.add(3, ago_seconds=7200)
     card = model(tmp_path).card("out/live")
