@@ -5,7 +5,7 @@ PYTEST = .venv/bin/python -m pytest
 ALONE = tests/real/ray tests/real/nodes tests/real/serve tests/real/telemetry
 BESIDE_SLURM = $(filter-out $(ALONE) tests/real/slurm,$(wildcard tests/real/[a-z]*))
 
-.PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video infra infra-tools test check unit bench clean
+.PHONY: help setup system demo demo-cluster demo-genomes demo-cfd demo-video infra infra-tools test check unit audit bench clean
 help:
 	@echo "make demo             set up, run the main job, print where its report is"
 	@echo "make demo-cluster     the same from Ray to a real Slurm and back, with S3 in between, all on this machine"
@@ -15,6 +15,7 @@ help:
 	@echo "make infra            infrastructure: what deploy/deploy.toml would change, and all offline checks"
 	@echo "make test             set up, run every test, real daemons included"
 	@echo "make check            lint, types, layers, unit tests"
+	@echo "make audit            ask OSV for known vulnerabilities of all pinned packages (needs the network)"
 	@echo "make bench NAME=...   one benchmark of benchmarks/"
 
 setup:
@@ -58,6 +59,9 @@ check: setup
 test: setup system infra-tools check
 	$(PYTEST) tests/real/slurm $(BESIDE_SLURM) -n 2 --dist loadfile --durations=15
 	$(PYTEST) $(ALONE) tests/story tests/docs --durations=15
+
+audit:
+	@scripts/audit
 
 bench: setup
 	.venv/bin/python benchmarks/$(NAME).py
