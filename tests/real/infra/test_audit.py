@@ -27,7 +27,7 @@ def answering(vulnerable):
     asked = set()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802 (the library's name)
+        def do_POST(self):
             query = json.loads(self.rfile.read(int(self.headers["content-length"])))
             name, version = query["package"]["name"], query["version"]
             asked.add((name, version))
