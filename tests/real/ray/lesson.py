@@ -40,7 +40,11 @@ class Observed(Skipgram):
         if self.cap_mib:
             self.cap()
         self.note("begun")
-        super().train(_Noting(team, self))
+        try:
+            super().train(_Noting(team, self))
+        except Exception as error:
+            self.note(f"failed {error!r}")
+            raise
 
     def cap(self):
         """No more than ``cap_mib`` of its own from here on; nobody gets as much as that in one piece."""

@@ -158,7 +158,9 @@ def test_a_table_four_times_what_a_worker_may_hold_is_trained(tmp_path):
         out = finished(start(data, uri, tmp_path / "journal", cap_mib, *(cap.folder / "cgroup.procs" for cap in caps)))
         assert all(cap.reached() and cap.peak_bytes() <= cap_mib << 20 for cap in caps)
     assert "likeness" in out
-    assert len(notes(tmp_path / "journal", "capped")) == 2
+    workers = notes(tmp_path / "journal", "capped")
+    assert set(notes(tmp_path / "journal", "report")) == set(workers[-2:]), "all under the cap"
+    assert "MemoryError" not in (tmp_path / "journal").read_text(), "a team may begin anew, but not for that"
     first, last = (Table.at(uri, number) for number in (versions(uri)[0], versions(uri)[-1]))
     assert (noted(first)["epoch"], noted(last)["epoch"]) == (0, 1)
     was_learned(np.unique(sentences), first, last)
