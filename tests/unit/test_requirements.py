@@ -22,7 +22,7 @@ def test_every_pin_is_locked_by_its_hashes():
     }, "run scripts/lock"
 
 
-@pytest.mark.parametrize("name", ["lock.txt", "weights.txt", "infra-tools.txt", "images.txt"])
+@pytest.mark.parametrize("name", ["lock.txt", "weights.txt", "infra-tools.txt", "images.txt", "audit.txt"])
 def test_every_requirement_has_hashes(name):
     text = re.sub(r"\\\n", " ", (FOLDER / name).read_text())
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]

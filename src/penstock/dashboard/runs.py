@@ -78,22 +78,28 @@ _NUMBERS = ("skipped", "started", "seconds", "units", "rows", "bad_rows", "manif
 
 
 def _facts(name: str) -> Mapping[str, Any] | None:
-    try:
-        facts = json.loads(store_of(name).read(name) or b"{}")
-    except ValueError:
-        return None
-    numbers = isinstance(facts, dict) and all(isinstance(facts.get(key), int | float) for key in _NUMBERS)
+    facts = _read(name)
+    numbers = all(isinstance(facts.get(key), int | float) for key in _NUMBERS)
     return {"runner": "unknown", **facts} if numbers else None
 
 
-def planned(root: str, fingerprint: str) -> int | None:
-    """How many units the run with that *fingerprint* has in all, or None where that is not known."""
+def _read(name: str) -> Mapping[str, Any]:
+    """What a file of JSON says; nothing where there is none, or it cannot be understood."""
     try:
-        facts = json.loads(store_of(root).read(join(root, PLANNED)) or b"{}")
-        found = str(facts["fingerprint"]).startswith(fingerprint) and fingerprint != ""
-        return max(int(facts["units"]), 0) if found else None
-    except (ValueError, KeyError, TypeError):
-        return None
+        facts = json.loads(store_of(name).read(name) or b"{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def planned(root: str, fingerprint: str) -> int | None:
+    """How many units the run with that *fingerprint* has in all, or None where that is not known.
+
+    Nothing is read for an empty *fingerprint*: where no unit waits, nothing goes on.
+    """
+    facts = _read(join(root, PLANNED)) if fingerprint else {}
+    units, whose = facts.get("units"), str(facts.get("fingerprint", ""))
+    return max(units, 0) if isinstance(units, int) and whose.startswith(fingerprint) else None
 
 
 def ended(run: Told | None) -> float | None:

@@ -70,12 +70,17 @@ class Ray:
 
     NEEDS = ("ray",)
 
+    @property
+    def _at(self) -> str:
+        """Where the Ray is that is joined; empty where one of our own is started."""
+        return given_or_around(self.address)
+
     def resources(self) -> Resources:
         """What the cluster has; our own Ray is not started for that. Raises `PlanError` without Ray."""
         packaged("runner", self)
-        if at := given_or_around(self.address):
+        if self._at:
             with self.session():
-                return resources_of(at)
+                return resources_of(self._at)
         cores = self.cpus or os.cpu_count() or 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Resources(cores, max(self.gpus, 0) if self.gpus >= 0 else gpus_seen(), int(memory * 0.7), "this machine")
@@ -89,7 +94,7 @@ class Ray:
         packaged("runner", self)
         store = {"object_store_memory": self.object_store_bytes} if self.object_store_bytes else {}
         gpus = {"num_gpus": self.gpus} if self.gpus >= 0 else {}
-        return connected(given_or_around(self.address), num_cpus=self.cpus or os.cpu_count() or 1, **store, **gpus)
+        return connected(self._at, num_cpus=self.cpus or os.cpu_count() or 1, **store, **gpus)
 
     def run(self, pipeline: Pipeline, watch: Watch | None = None) -> Report:
         """Carry *pipeline* out.
@@ -98,11 +103,10 @@ class Ray:
             PlanError: it would never finish with what the cluster has.
             RunError: the run ended without a dataset; what was finished is kept.
         """
-        at = given_or_around(self.address)
-        if not at:
+        if not self._at:
             admit(pipeline, self.resources())
         with self.session(), tables.held(pipeline, self.table_actors):
-            admit(pipeline, resources_of(at or "our own Ray"))
+            admit(pipeline, resources_of(self._at or "our own Ray"))
             with watcher.on_duty(pipeline.clusters, tell_of(watch)) as caught_up:
                 return run(pipeline, "ray", partial(_carry_out, caught_up), watch)
 

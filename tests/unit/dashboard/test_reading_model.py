@@ -118,7 +118,17 @@ def test_a_run_that_said_how_many_units_there_are(ledger, tmp_path):
     assert model(tmp_path).card("out/live").done == 20, "records of units that are no more"
 
 
-@pytest.mark.parametrize("told", ['{"units": 3}', '{"fingerprint": "ffff", "units": "x"}', "[1]", "{", ""])
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"units": 3}',
+        '{"fingerprint": "ffff", "units": "x"}',
+        '{"fingerprint": "ffff", "units": Infinity}',
+        "[1]",
+        "{",
+        "",
+    ],
+)
 def test_a_plan_of_others_or_that_cannot_be_understood_is_none(ledger, tmp_path, told):
     ledger.add(2)
     (ledger.root / "planned.json").write_text(told)

@@ -162,7 +162,7 @@ def test_a_container_ends_with_the_process_that_started_it(tmp_path):
     code = f"""
 import time
 from penstock.core.nouns import Place, Step
-from penstock.runners import container, places
+from penstock.runners import container
 from penstock.testing.parts import Journal, Numbers
 with container.opened(Step(Journal({str(tmp_path / "journal")!r}), Place("container"))) as transform:
     transform(Numbers().read(next(iter(Numbers().units()))))
