@@ -172,7 +172,10 @@ def _plan(assignment: Assignment, tally: _Tally) -> None:
     """Leave word of how many units there are in all, for those who look on from elsewhere."""
     root = assignment.pipeline.sink.uri
     plan = {"fingerprint": assignment.fingerprint, "units": tally.units, "started": tally.started}
-    store_of(root).replace(join(root, PLANNED), json.dumps(plan, indent=1).encode())
+    try:
+        store_of(root).replace(join(root, PLANNED), json.dumps(plan, indent=1).encode())
+    except StorageError as error:  # the first thing that a run writes: where it cannot, no unit could be kept
+        raise RunError(f"{assignment.pipeline.name}: {error}") from error
 
 
 def _todo(units: Iterable[Unit], done: Done) -> Iterator[Unit]:

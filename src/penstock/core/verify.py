@@ -117,7 +117,7 @@ def _verify_index(manifest: Manifest) -> None:
     import h5py
 
     path = Path(join(manifest.uri, "index.h5").removeprefix("file://"))
-    remedy = "run the pipeline again, which makes the index anew"
+    remedy = "run the pipeline or the copy again, which makes the index anew"
     if not path.exists():
         raise DatasetError(f"{path} is missing; {remedy}")
     with h5py.File(path, "r", locking=False) as file:

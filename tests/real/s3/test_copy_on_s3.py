@@ -73,6 +73,14 @@ def test_a_dataset_goes_from_disk_over_two_places_on_s3_back_to_disk(s3_root, tm
     assert "(9 files were there already)" in call(*line[1:3]).stdout
 
 
+def assert_whole_but_for_its_index(uri: str) -> None:
+    """What is published has all its parts; the index, which comes last, may be what the kill has prevented."""
+    try:
+        verify(uri)
+    except DatasetError as error:
+        assert "index.h5 is missing; run the pipeline or the copy again" in str(error)
+
+
 @pytest.mark.parametrize("upward", [True, False])
 def test_a_copy_killed_at_random_goes_on_where_it_was(s3_root, tmp_path, upward):
     source = make(str(tmp_path / "from"), count=60, file_bytes=0)
@@ -86,7 +94,7 @@ def test_a_copy_killed_at_random_goes_on_where_it_was(s3_root, tmp_path, upward)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if versions(target):
-            verify(target)
+            assert_whole_but_for_its_index(target)
     call(source, target)
     assert verify(target).sha256 == existing(source).sha256
     assert versions(target) == [1]

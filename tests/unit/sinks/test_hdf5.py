@@ -341,7 +341,7 @@ def test_an_index_that_stands_is_left_alone_and_a_damaged_or_older_one_is_made_a
     with h5py.File(index) as file:
         assert (len(file["id"]), file.attrs["manifest_version"]) == (25, manifest.version)
     index.unlink()
-    with pytest.raises(DatasetError, match=r"index.h5 is missing; run the pipeline again, which makes the index anew"):
+    with pytest.raises(DatasetError, match=r"index.h5 is missing; run the pipeline or the copy again, which makes the index anew"):
         verify(sink.uri)
 
 
@@ -352,7 +352,7 @@ def test_an_index_of_another_version_is_found_out(tmp_path):
     old = index.read_bytes()
     committed(sink, [embeddings(0, 5), embeddings(5, 6)])
     index.write_bytes(old)
-    with pytest.raises(DatasetError, match=r"index.h5 is not that of version 2; run the pipeline again"):
+    with pytest.raises(DatasetError, match=r"index.h5 is not that of version 2; run the pipeline or the copy again"):
         verify(sink.uri)
 
 

@@ -20,20 +20,20 @@ on() { # NODE PROGRAM...: a step on one node that shares what the job has there
 
 # What Ray may use of the node on which this runs. Sockets need a short path.
 ray_start='
-    folder=/tmp/penstock-ray-$SLURM_JOB_ID-$SLURMD_NODENAME
-    [ ! -O "$folder" ] || rm -rf "$folder" # of an earlier job of this number, when the controller began anew
-    mkdir -m 700 "$folder" || exit
+    folder=/tmp/penstock-ray-$SLURM_JOB_ID-$SLURMD_NODENAME ray=
     clear() { # also what Ray has left running when it was ended while it started
         while pkill -KILL -f "$folder/" 2>/dev/null; do sleep 0.1; done
         rm -rf "$folder"
     }
     end() { # soon: Slurm itself kills after a while (KillWait, 30 s), and then nobody clears
         kill -TERM "$ray" 2>/dev/null
-        for _ in {1..50}; do kill -0 "$ray" 2>/dev/null || break; sleep 0.2; done
+        for _ in {1..15}; do kill -0 "$ray" 2>/dev/null || break; sleep 0.2; done
         clear
         exit 143
     }
     trap end TERM INT
+    [ ! -O "$folder" ] || rm -rf "$folder" # of an earlier job of this number, when the controller began anew
+    mkdir -m 700 "$folder" || exit
     memory=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))}
     limits=()
     if [ "$memory" -gt 0 ]; then
