@@ -53,14 +53,14 @@ def tell(**said):
 
 reference, count = told["reference"], told["count"]
 config = spectral.Config(**reference, ranks=comm.size, clusters=count, max_clusters=count, seed=0, result="")
-matrix = spectral.adjacency(config, comm)
+matrix, root = spectral.adjacency(config, comm)
 found = own_rows(comm, reference, ["neighbour", "similarity"])
 graph = program.Graph.of(found["neighbour"], found["similarity"], 0.0, reference["rows"], comm)
 tell(reading=MPI.Wtime() - started)
 ways = {
     "pagerank": lambda: program.pagerank(graph, told["damping"]),
     "components": lambda: program.components(graph),
-    "eigenvectors": lambda: spectral.eigenpairs(matrix, config, comm),
+    "eigenvectors": lambda: spectral.eigenpairs(matrix, root, config, comm),
     "communities": lambda: program.communities(graph),
 }
 for name, way in ways.items():

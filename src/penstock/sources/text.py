@@ -366,7 +366,10 @@ def _check_quotes(lines: pa.Array, delimiter: str, where: str) -> None:
 
 @cache
 def _closed(delimiter: str) -> re.Pattern[bytes]:
-    """A line in which every value that begins with a quote has its closing one."""
+    """A line in which every value that begins with a quote has its closing one.
+
+    Without possessive quantifiers: Python 3.11 before 3.11.5, Debian's too, gets those around a choice wrong.
+    """
     cut = re.escape(delimiter.encode())
-    value = rb"(?:\"(?:[^\"]|\"\")*+\"(?:(?!%b).)*+|(?!\"|%b).(?:(?!%b).)*+)?+" % (cut, cut, cut)
-    return re.compile(rb"%b(?:%b%b)*+" % (value, cut, value), re.DOTALL)
+    value = rb"(?:\"[^\"]*(?:\"\"[^\"]*)*\"(?!\")(?:(?!%b).)*|(?!\"|%b).(?:(?!%b).)*)?" % (cut, cut, cut)
+    return re.compile(rb"%b(?:%b%b)*" % (value, cut, value), re.DOTALL)

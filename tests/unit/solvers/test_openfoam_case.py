@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from penstock.formats.openfoam import (
     write_mesh,
 )
 from penstock.sinks.parquet import Parquet
-from penstock.solvers.openfoam.case import Case, environment, made, run
+from penstock.solvers.openfoam.case import Case, environment, made, run, unpacked
 from penstock.solvers.openfoam.fresh import Openfoam
 from penstock.sources.fields import Fields
 
@@ -119,6 +120,17 @@ def test_the_hash_of_a_template_is_that_of_its_content(template, tmp_path):
     write_dictionary(template / "system" / "controlDict", {})
     with pytest.raises(SpecError, match="names no application; set it there or in the stage"):
         _ = case.program
+
+
+@pytest.mark.parametrize("name", ["../0/U", "/tmp/U", "0"], ids=["above", "absolute", "folder"])
+def test_an_archive_of_something_else_is_refused(tmp_path, name):
+    with tarfile.open(tmp_path / "template.tar", "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type = tarfile.DIRTYPE if name == "0" else tarfile.REGTYPE
+        tar.addfile(member)
+    with pytest.raises(JobError, match=rf"{name}', which is no file of a template; submit the job anew"):
+        unpacked(tmp_path / "template.tar", tmp_path / "template")
+    assert not (tmp_path / "0").exists()
 
 
 def test_programs_find_openfoam_and_their_folder(tmp_path, monkeypatch):

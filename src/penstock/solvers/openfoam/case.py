@@ -121,14 +121,29 @@ def unpacked(archive: Path, folder: Path) -> Path:
         return folder
     own = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(own, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(own, filter="data")
+    _extract(archive, own)
     prepared(own)
     try:
         own.rename(folder)
     except OSError:  # another one was first
         shutil.rmtree(own, ignore_errors=True)
     return folder
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """The files that `Template.packed` took, and nothing else; ``extractall(filter=...)`` needs Python 3.11.4.
+
+    Raises:
+        JobError: something in the archive is no plain file, or would lie elsewhere.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = Path(os.path.normpath(folder / member.name))
+            data = tar.extractfile(member) if member.isfile() and path.is_relative_to(folder) else None
+            if data is None:
+                raise JobError(f"{archive} has {member.name!r}, which is no file of a template; submit the job anew")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.read())
 
 
 def prepared(case: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from penstock.core.reading import Check
 from penstock.solvers.programs.adjacency import symmetric
+from penstock.solvers.programs.graph import Graph, components
 from penstock.solvers.programs.results import write_arrays
 from penstock.solvers.programs.rows import bounds, gather_rows, own_rows, require_ranks
 
@@ -31,9 +33,12 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Comm: TypeAlias = Any
 Sparse: TypeAlias = Any
+Multiply: TypeAlias = Callable[[Floats], Floats]
 
 _TOLERANCE = 1e-9
-_MAX_ROUNDS = 200
+_NOTHING = 1e-13
+"""Shorter vectors are what rounding has left of none."""
+_MAX_ROUNDS = 5000
 _STARTS = 4
 
 
@@ -84,8 +89,8 @@ def solve(config: Config, comm: Comm) -> None:
         RuntimeError: the eigenvectors did not converge.
     """
     require_ranks(comm, config.ranks)
-    matrix = adjacency(config, comm)
-    values, vectors = eigenpairs(matrix, config, comm)
+    matrix, root = adjacency(config, comm)
+    values, vectors = eigenpairs(matrix, root, config, comm)
     labels = all_labels(vectors, config, comm)
     if comm.rank == 0:
         chosen = config.clusters or eigengap(values)
@@ -95,8 +100,8 @@ def solve(config: Config, comm: Comm) -> None:
 # --- the graph -------------------------------------------------------------------------------------------
 
 
-def adjacency(config: Config, comm: Comm) -> Sparse:
-    """Our rows of ``D^-1/2 W D^-1/2``; CSR, float64, ``"own row"``.
+def adjacency(config: Config, comm: Comm) -> tuple[Sparse, Floats]:
+    """Our rows of ``D^-1/2 W D^-1/2``; CSR, float64, ``"own row"``; and the whole diagonal of ``D^1/2``, ``"row"``.
 
     A row without any similarity is joined to itself, so that it counts as a component like any other.
     """
@@ -110,15 +115,15 @@ def adjacency(config: Config, comm: Comm) -> Sparse:
     lonely = np.flatnonzero(own == 0)
     loops = sparse.csr_matrix((np.ones(len(lonely)), (lonely, start + lonely)), matrix.shape)
     matrix, own[lonely] = (matrix + loops).tocsr(), 1.0
-    scale = 1 / np.sqrt(gather_rows(comm, own, config.rows))
-    matrix.data *= np.repeat(scale[start:stop], np.diff(matrix.indptr)) * scale[matrix.indices]
-    return matrix
+    root = np.sqrt(gather_rows(comm, own, config.rows))
+    matrix.data /= np.repeat(root[start:stop], np.diff(matrix.indptr)) * root[matrix.indices]
+    return matrix, root
 
 
 # --- its eigenvectors ------------------------------------------------------------------------------------
 
 
-def eigenpairs(matrix: Sparse, config: Config, comm: Comm) -> tuple[Floats, Floats]:
+def eigenpairs(matrix: Sparse, root: Floats, config: Config, comm: Comm) -> tuple[Floats, Floats]:
     """The ``max_clusters + 1`` smallest eigenvalues of L, rising, and their vectors ``"row vector"``; on all ranks."""
     count = config.max_clusters + 1
     if count > config.rows:
@@ -126,7 +131,9 @@ def eigenpairs(matrix: Sparse, config: Config, comm: Comm) -> tuple[Floats, Floa
     if config.rows <= max(config.dense_rows, 4 * count):
         found = dense(comm.gather(matrix), count)
     else:
-        found = filtered(matrix, config.rows, count, config.seed, comm)
+        start = int(bounds(config.rows, comm.size)[comm.rank])
+        component = components(Graph(matrix, start, comm))
+        found = restarted(matrix, of_components(component, root, count), config, comm)
     values, vectors = comm.bcast(found)
     return values, vectors
 
@@ -141,56 +148,117 @@ def dense(parts: list[Sparse] | None, count: int) -> tuple[Floats, Floats] | Non
     return (1 + values).clip(0), signed(vectors)
 
 
-def filtered(matrix: Sparse, rows: int, count: int, seed: int, comm: Comm) -> tuple[Floats, Floats] | None:
-    """By Chebyshev-filtered subspace iteration; on rank 0.
+def of_components(component: Labels, root: Floats, most: int) -> Floats:
+    """The eigenvectors of L for 0, ``"row vector"``: one for each component, for the largest *most* of them.
 
-    A block finds repeated eigenvalues, which graphs of several components have, where a single Krylov
-    sequence may not. Zhou, Saad, Tiago and Chelikowsky (2006), J. Comput. Phys. 219, 172-184.
+    ``D^1/2`` of the component's rows, scaled to length one (von Luxburg, proposition 4).
     """
-    width = count + max(6, count // 2)
-    block = np.random.default_rng(seed).standard_normal((rows, width))
+    first, sizes = np.unique(component, return_counts=True)
+    largest = first[np.argsort(-sizes, kind="stable")[:most]]
+    vectors = np.where(component[:, None] == largest, root[:, None], 0)
+    return np.asfortranarray(vectors / np.linalg.norm(vectors, axis=0))
+
+
+def restarted(matrix: Sparse, known: Floats, config: Config, comm: Comm) -> tuple[Floats, Floats] | None:
+    """By Lanczos' method with thick restarts; on rank 0, which asks the others for products alone."""
+    asked = np.empty(config.rows)
+
+    def product() -> Floats:
+        comm.Bcast(asked)
+        return gather_rows(comm, matrix @ asked, config.rows)
+
+    def multiply(vector: Floats) -> Floats:
+        comm.bcast(True)
+        asked[:] = vector
+        return product()
+
+    if comm.rank == 0:
+        values, vectors = leading(multiply, known, config.max_clusters + 1, config.seed)
+        comm.bcast(False)
+        return (1 - values).clip(0), signed(vectors)
+    while comm.bcast(None):
+        product()
+    return None
+
+
+def leading(multiply: Multiply, known: Floats, count: int, seed: int) -> tuple[Floats, Floats]:
+    """The *count* largest eigenvalues of a symmetric operator, falling, and their vectors ``"row vector"``.
+
+    Lanczos' method, restarted with the best of its vectors, which stay orthogonal to all others: Wu and Simon
+    (2000), SIAM J. Matrix Anal. Appl. 22, 602-616. A Krylov space holds one vector alone of each eigenvalue, so once
+    all have converged it begins anew, orthogonal to them, until no further one is above the least of them.
+
+    Args:
+        multiply: the operator, on ``"row"``; no eigenvalue of it is above 1.
+        known: orthonormal vectors of its eigenvalue 1, ``"row vector"``.
+        count: how many are wanted.
+        seed: of the first vectors.
+
+    Raises:
+        RuntimeError: they did not converge.
+    """
+    rows, held = known.shape
+    if held >= count:
+        return np.ones(count), known[:, :count]
+    random, size = np.random.default_rng(seed), min(2 * count + 20, rows - 1)
+    basis = np.empty((rows, size + 1), order="F")
+    basis[:, :held] = known
+    basis[:, held] = another(random, basis[:, :held])
+    values, settled = np.ones(held), np.full(count, np.inf)
     for _ in range(_MAX_ROUNDS):
-        if comm.rank == 0:
-            block = np.linalg.qr(block)[0]
-        comm.Bcast(block)
-        product = gather_rows(comm, matrix @ block, rows)
-        found = ritz(block, product) if comm.rank == 0 else None
-        values, block, residuals = comm.bcast(found)
-        if residuals[:count].max() < _TOLERANCE:
-            return (1 - values[:count]).clip(0), signed(block[:, :count])
-        block = chebyshev(matrix, block, values[-1], comm)
+        small, coupling = krylov(multiply, basis, values, random)
+        values, turn = (found[..., ::-1] for found in np.linalg.eigh(small))
+        residuals = np.abs(coupling * turn[-1])
+        converged = residuals[:count].max() < _TOLERANCE
+        same = np.abs(values[:count] - settled).max() < 10 * _TOLERANCE
+        anew = converged and not same
+        kept = count if anew else (count + size) // 2
+        basis[:, :kept] = basis[:, :size] @ turn[:, :kept]
+        if converged and same and below(values, residuals, count):
+            return values[:count], basis[:, :count]
+        basis[:, kept] = another(random, basis[:, :kept]) if anew else basis[:, size]
+        settled, values = values[:count] if anew else settled, values[:kept]
     raise RuntimeError(
         f"the eigenvectors did not converge: after {_MAX_ROUNDS} rounds a residual is {residuals[:count].max():.1e}, "
         f"{_TOLERANCE:g} was needed; lower max_clusters"
     )
 
 
-def ritz(block: Floats, product: Floats) -> tuple[Floats, Floats, Floats]:
-    """The best eigenpairs within an orthonormal *block*: values (falling), vectors, norms of their residuals."""
-    small = block.T @ product
-    values, turn = np.linalg.eigh((small + small.T) / 2)
-    values, turn = values[::-1], turn[:, ::-1]
-    vectors = block @ turn
-    return values, vectors, np.linalg.norm(product @ turn - vectors * values, axis=0)
+def below(values: Floats, residuals: Floats, count: int) -> bool:
+    """Whether the value after the first *count* is known well enough to be below them, or as exactly as they are."""
+    return count == len(values) or residuals[count] < max(_TOLERANCE, (values[count - 1] - values[count]) / 10)
 
 
-def chebyshev(matrix: Sparse, block: Floats, low: float, comm: Comm) -> Floats:
-    """A polynomial of the matrix on *block* that damps eigenvalues in [-1, low] and lets those above grow.
+def krylov(multiply: Multiply, basis: Floats, values: Floats, random: np.random.Generator) -> tuple[Floats, float]:
+    """Fill *basis* behind the vectors of the Ritz *values*: the operator in it, and how much leads out of it."""
+    start, size = len(values), basis.shape[1] - 1
+    small, coupling = np.zeros((size, size)), 0.0
+    small[range(start), range(start)] = values
+    for at in range(start, size):
+        vector = multiply(basis[:, at])
+        near = max(at - 1, 0) if at > start else 0
+        share = np.zeros(at + 1)
+        for first in (near, 0):  # the terms that are large, then what rounding has left of all
+            these = basis[:, first : at + 1]
+            part = these.T @ vector
+            vector -= these @ part
+            share[first:] += part
+        small[at, : at + 1] = small[: at + 1, at] = share
+        coupling = float(np.linalg.norm(vector))
+        if coupling > _NOTHING:
+            basis[:, at + 1] = vector / coupling
+        else:
+            coupling, basis[:, at + 1] = 0.0, another(random, basis[:, : at + 1])
+    return small, coupling
 
-    Its degree is as high as lets the largest eigenvalue, 1, grow by 1e8 over the damped ones; more would drown
-    the other columns in it.
-    """
-    rows = len(block)
-    edges = bounds(rows, comm.size)
-    own = slice(edges[comm.rank], edges[comm.rank + 1])
-    low = min(low, 1 - 1e-4)  # where the whole block is at 1, as with very many components, something must be damped
-    center, half = (low - 1) / 2, (low + 1) / 2
-    degree = int(np.clip(np.arccosh(1e8) / np.arccosh((1 - center) / half), 2, 300))
-    before, here = block[own], (matrix @ block - center * block[own]) / half
-    for _ in range(degree - 1):
-        whole = gather_rows(comm, here, rows)
-        before, here = here, 2 / half * (matrix @ whole - center * here) - before
-    return gather_rows(comm, here, rows)
+
+def another(random: np.random.Generator, basis: Floats) -> Floats:
+    """A vector of length 1 that is orthogonal to the *basis*."""
+    vector = random.standard_normal(len(basis))
+    for _ in range(2):
+        vector -= basis @ (basis.T @ vector)
+        vector /= np.linalg.norm(vector)
+    return vector
 
 
 def signed(vectors: Floats) -> Floats:
