@@ -46,10 +46,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From raw data through AI models on Ray to arrays for solvers, each unit exactly once.",
 )
 RunnerName = Annotated[str, typer.Option("--runner", help="Carry out by this runner instead of the file's.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="Only these pipelines of the file.", metavar="NAME")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _out.print(f"penstock {plugins.version_of('penstock')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Tell the version, and go.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From raw data through AI models on Ray to arrays for solvers, each unit exactly once."""
 
 
 def _load(file: Path, changes: list[str] | None, runner: str) -> tuple[spec.Spec, Runner]:

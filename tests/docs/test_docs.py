@@ -12,6 +12,7 @@ from penstock.core import spec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -42,7 +43,7 @@ def test_code_blocks_run(page, folder):
 def run(text: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["sh", "-ec", text], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300
+        ["sh", "-ec", text], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 

@@ -34,6 +34,7 @@ EXAMPLE = REPOSITORY / "examples" / "slurm" / "pipeline.toml"
 PENSTOCK = str(Path(sys.executable).with_name("penstock"))
 ROOT = "s3://demo/antibodies"
 DATASETS = ("embeddings", "graph", "clusters")
+pytestmark = pytest.mark.timeout(3600)  # far less on two free cores
 ARROWS = ("embedding", "embed -> S3", "S3 -> graph", "-> sbatch", "MPI -> S3", "-> joined")
 
 # Where the pipeline waits as long as there is a file of that name: in all units but the first, or in all.
@@ -114,7 +115,7 @@ class World:
         environment |= {"S3_ROOT": ROOT, "HPC_HOST": self.base.name, "HPC_SCRATCH": str(self.base / "scratch")}
         environment |= {"HPC_PYTHON": sys.executable, "HPC_ENVIRONMENT": str(self.base / "environment")}
         environment |= {"PYTHONPATH": str(self.base)}
-        done = subprocess.run([PENSTOCK, *words], env=environment, capture_output=True, text=True, timeout=400)
+        done = subprocess.run([PENSTOCK, *words], env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -134,6 +135,7 @@ def world() -> Iterator[World]:
     text = text.replace('"../antibodies/chains.fasta"', chains) + STEP.format(line="embeddings", name="embedding")
     graph, clusters = graph.split("# 3. Spectral clustering")
     text += "#" + graph + STEP.format(line="graph", name="graph")
+    clusters = clusters.replace("time_minutes = 10", "time_minutes = 60")  # it is held there, on a busy machine
     text += "#" + clusters + STEP.format(line="clusters", name="joined")
     (base / "pipeline.toml").write_text(text)
     (base / "holds.py").write_text(HOLDS)
@@ -178,13 +180,13 @@ def overheard(commands: set[str]) -> Iterator[None]:
 
 
 def finished(run: subprocess.Popen) -> str:
-    said, _ = run.communicate(timeout=500)
+    said, _ = run.communicate(timeout=1500)
     assert run.returncode == 0, said
     return said
 
 
 def wait_until(run: subprocess.Popen, seen: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 400
+    end = time.monotonic() + 900
     while not seen():
         assert run.poll() is None, f"{what}: the demo ended before: {run.communicate()[0]}"
         assert time.monotonic() < end, f"the demo does not come to '{what}'"
@@ -263,9 +265,20 @@ def artefacts(one: World) -> Iterator[tuple[str, str]]:
         store = store_of(ROOT)
         for entry in store.below(ROOT):
             yield entry.uri, text_of(store.read(entry.uri))
-    for path in one.base.rglob("*"):
-        if path.is_file() and one.base / "s3" not in path.parents:  # the server's own, which nobody else may read
-            yield str(path), text_of(path.read_bytes())
+    for folder, _, names in os.walk(one.base):
+        if one.base / "s3" in (Path(folder), *Path(folder).parents):  # the server's own, which nobody else may read
+            continue
+        for path in (Path(folder, name) for name in names):
+            if (data := content_of(path)) is not None:
+                yield str(path), text_of(data)
+
+
+def content_of(path: Path) -> bytes | None:
+    """None where there is no file, or no more: Slurm goes on writing its state, each time as a new file."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def text_of(data: bytes) -> str:
@@ -291,7 +304,6 @@ def test_no_secret_stands_in_anything_that_a_demo_makes(undisturbed):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("runner", ["ray", "inline"])
 def test_a_demo_killed_at_every_arrow_gives_what_an_undisturbed_one_gives(undisturbed, runner):
     with world() as one:
@@ -332,12 +344,15 @@ def test_the_demo_leaves_nothing_when_it_is_not_told_to_keep_it(undisturbed, tmp
     """A demo that cannot begin, for the time of a whole one."""
     (tmp_path / "wrong.toml").write_text("[pipeline.none]\n")
     command = [SCRIPTS / "demo-cluster", "--file", tmp_path / "wrong.toml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode
     base = done.stdout.split("below ")[1].split()[0]
     assert base.startswith("/tmp/penstock-demo-")
     assert not Path(base).exists()
-    assert not [p for p in psutil.process_iter(["cmdline"]) if any(base in word for word in p.info["cmdline"] or [])]
+    end = time.monotonic() + 60
+    while left := [p.info for p in psutil.process_iter(["cmdline"]) if base in " ".join(p.info["cmdline"] or [])]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def test_graph_and_poisson_run_there_too(undisturbed):

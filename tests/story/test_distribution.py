@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 SHIPPED = ("src", "plugins", "docs", "examples", "CHANGELOG.md")
 NEVER = re.compile(r"(^|/)(__pycache__|\.venv|\.git|\.cache|\.hypothesis|out|report\.html)(/|$)|\.pyc$")
 NEEDS_MORE = {"penstock.testing": "its users have pytest, by the extra 'testing'; without it nothing there can be used"}
@@ -79,7 +80,7 @@ EXTRAS = {
 
 def call(folder: Path, *words: str | Path, code: int = 0) -> str:
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, cwd=folder, env=plain, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=folder, env=plain, capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

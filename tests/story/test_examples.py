@@ -19,11 +19,12 @@ from penstock.testing import StageTests
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PENSTOCK = Path(sys.executable).parent / "penstock"
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 
 
 def run(folder: Path, *words: str) -> str:
     command = [str(PENSTOCK), "run", str(folder / "pipeline.toml"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1800)  # seconds on two free cores
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("images") / "images"
     shutil.copytree(EXAMPLE, found, ignore=shutil.ignore_patterns("out", "photos", "report.html"))
-    subprocess.run([sys.executable, str(found / "photos.py"), str(found / "photos")], check=True, timeout=300)
+    subprocess.run([sys.executable, str(found / "photos.py"), str(found / "photos")], check=True, timeout=600)
     done = subprocess.run(
         [str(PENSTOCK), "run", str(found / "pipeline.toml")], capture_output=True, text=True, timeout=900
     )

@@ -15,12 +15,13 @@ from penstock.core.plugins import KINDS, named
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "own_package"
 PENSTOCK = Path(sys.executable).with_name("penstock")
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 LINES = 150
 
 
 def run(folder: Path, *words: str, **environment: str) -> str:
     done = subprocess.run(
-        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

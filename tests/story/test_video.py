@@ -37,7 +37,7 @@ def killed_while_cutting(file, clips):
     """Start the last pipeline, and kill its driver as soon as a clip is there."""
     words = [*command(file, "clips"), "--runner=inline"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not any(clips.glob("*.mp4")) and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         driver.kill()

@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -33,6 +34,11 @@ def test_run_ends_with_a_summary_and_a_second_run_skips(file):
     assert first.exit_code == 0, first.output
     assert "line: 2 rows, 1 units (0 were done before), 1 rows quarantined" in first.stdout
     assert "1 units (1 were done before)" in second.stdout
+
+
+def test_the_version_is_told():
+    done = call("--version")
+    assert (done.exit_code, done.stdout) == (0, f"penstock {version('penstock')}\n")
 
 
 def test_check_shows_columns_rows_and_place(file):

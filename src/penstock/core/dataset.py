@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from penstock.core.nouns import Part, Record, Unit
 from penstock.core.storage import clear_scratch, join, local_copy, publish, store_of
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, StorageError
 
 __all__ = [
     "PARTS_SCHEMA",
@@ -210,9 +210,14 @@ def versions(root: str) -> list[int]:
 def newest(root: str) -> Manifest | None:
     """The dataset at *root*, or None when nothing was committed yet."""
     numbers = versions(root)
-    if not numbers:
-        return None
-    return _load(root, numbers[-1])
+    while numbers:
+        try:
+            return _load(root, numbers[-1])
+        except StorageError:  # a writer may have published a newer one meanwhile, and have cleared this away
+            before, numbers = numbers, versions(root)
+            if numbers == before:
+                raise
+    return None
 
 
 def _load(root: str, version: int) -> Manifest:

@@ -13,12 +13,21 @@ from typing import Any, TypeAlias
 from penstock.core.nouns import Place
 from penstock.errors import PlanError
 
-__all__ = ["ON_THE_WAY", "application", "name_for", "scale"]
+__all__ = ["ON_THE_WAY", "PAUSES_SECONDS", "application", "lost", "name_for", "scale"]
 
+PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 0.0)
+"""After each try of a batch whose replica was lost; Serve takes a moment to know it, and sends to it until then."""
 ON_THE_WAY = 2
 """Batches for each replica: one at work, and one that has arrived when that is done."""
 Answering: TypeAlias = Callable[[], AbstractContextManager[Callable[[bytes], Any]]]
 """What a replica opens: it gives the answer to a request. Pickled, since replicas are elsewhere."""
+
+
+def lost() -> tuple[type[Exception], ...]:
+    """What is raised for a batch whose replica has ended. It has no effect but its answer, so it is sent again."""
+    from ray.exceptions import RayActorError, WorkerCrashedError
+
+    return RayActorError, WorkerCrashedError
 
 
 def name_for(what: str) -> str:

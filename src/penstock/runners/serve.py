@@ -31,8 +31,6 @@ __all__ = ["Opening", "deployed"]
 Opening = Callable[[], AbstractAsyncContextManager[Door]]
 """Opens the service inside a running event loop."""
 
-_RETRIES = 3
-
 
 @contextmanager
 def deployed(chain: Chain, limits: Limits, ray: Ray) -> Iterator[Opening]:
@@ -103,15 +101,15 @@ class _Replicas:
 
     async def carry(self, batch: Batch) -> Sifted:
         """Carry a marked batch through."""
-        from ray.exceptions import ActorUnavailableError, RayActorError, WorkerCrashedError
-
         data = to_bytes(batch).to_pybytes()
-        for _ in range(_RETRIES):
+        for pause in replicas.PAUSES_SECONDS:
             try:
                 return self._sifted(await self.handle.remote(data))
-            except (RayActorError, ActorUnavailableError, WorkerCrashedError):
+            except replicas.lost():
                 self.metrics.retries.inc()
-        raise PenstockError(f"its worker ended {_RETRIES} times; if memory runs out, send fewer rows or shorter ones")
+            await asyncio.sleep(pause)
+        tries = len(replicas.PAUSES_SECONDS)
+        raise PenstockError(f"its worker ended {tries} times; if memory runs out, send fewer rows or shorter ones")
 
     @staticmethod
     def _sifted(found: _Answer) -> Sifted:

@@ -98,15 +98,14 @@ def _by_handle(application: str) -> Transform:
 
 
 def _answered(handle: Any, request: bytes) -> bytes:
-    """The answer of a replica; of another one where the first was lost, since a batch has no effect but its answer."""
-    from ray.exceptions import ActorUnavailableError, RayActorError, WorkerCrashedError
-
-    for _ in range(_TRIES):
+    """The answer of a replica; of another one where the first was lost."""
+    for pause in replicas.PAUSES_SECONDS:
         try:
             return bytes(handle.remote(request).result())
-        except (RayActorError, ActorUnavailableError, WorkerCrashedError):
-            time.sleep(_PAUSE_SECONDS)
-    raise UnitError(f"the service's worker ended {_TRIES} times over one batch; if memory runs out, lower unit_bytes")
+        except replicas.lost():
+            time.sleep(pause)
+    tries = len(replicas.PAUSES_SECONDS)
+    raise UnitError(f"the service's worker ended {tries} times over one batch; if memory runs out, lower unit_bytes")
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def find(uri: str) -> Client | None:
         first = ray.get_actor(_name(table, 0), _NAMESPACE)
         count = ray.get(first.owners.options(max_task_retries=0).remote(), timeout=_WAIT_SECONDS)
         return Actors(table, [first, *(ray.get_actor(_name(table, at), _NAMESPACE) for at in range(1, count))])
-    except (ValueError, ray.exceptions.ActorDiedError):  # no actor is called so, or no longer
+    except (ValueError, ray.exceptions.RayActorError):  # no actor is called so, or no longer
         return None
 
 

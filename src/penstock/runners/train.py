@@ -10,7 +10,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = ["fitted"]
 
 _RESTARTS = 5
 _LISTENING_SECONDS = 0.5
+_ANSWER_SECONDS = 60.0
 
 Heard = Callable[[Mapping[str, float]], None]
 
@@ -139,13 +140,17 @@ def _listening(heard: Heard) -> Iterator[Any]:
     """An actor that workers speak to; what it hears is told to *heard* in this process."""
     import ray
 
-    ear: Any = ray.remote(num_cpus=0)(_Ear).remote()
+    ear: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ear).remote()
     over = threading.Event()
+
+    def tell() -> None:
+        with suppress(ray.exceptions.RayError):  # what was said is lost with Ray; how the training ends is told by it
+            for metrics in ray.get(ear.told.remote(), timeout=_ANSWER_SECONDS):
+                heard(metrics)
 
     def listen() -> None:
         while not over.wait(_LISTENING_SECONDS):
-            for metrics in ray.get(ear.told.remote()):
-                heard(metrics)
+            tell()
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
@@ -154,6 +159,5 @@ def _listening(heard: Heard) -> Iterator[Any]:
     finally:
         over.set()
         thread.join()
-        for metrics in ray.get(ear.told.remote()):
-            heard(metrics)
+        tell()
         ray.kill(ear)

@@ -26,7 +26,7 @@ __all__ = ["enlist", "on_duty"]
 _MOST_WAITING = 2000
 _MOST_NEWS = 10_000
 _LISTEN_SECONDS = 1.0
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 
 
 @contextmanager
@@ -78,15 +78,25 @@ class _Ears:
     actors: Sequence[Any]
     tell: Tell
     turn: threading.Lock = field(default_factory=threading.Lock)
+    asked: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self) -> None:
+        with self.turn:
+            for at in range(len(self.actors)):
+                for news in self._answer(at):
+                    self.tell(news)
+
+    def _answer(self, at: int) -> Sequence[News]:
+        """What an actor says within some seconds; what it says later is heard the next time, since it says it once."""
         import ray
 
-        with self.turn:
-            for actor in self.actors:
-                with suppress(ray.exceptions.RayError):  # one that is being started again is asked the next time
-                    for news in ray.get(actor.news.remote(), timeout=_ANSWER_SECONDS):
-                        self.tell(news)
+        answer = self.asked.pop(at, None) or self.actors[at].news.remote()
+        with suppress(ray.exceptions.RayError):  # one that is being started again is asked the next time
+            try:
+                return list(ray.get(answer, timeout=_ANSWER_SECONDS))
+            except ray.exceptions.GetTimeoutError:
+                self.asked[at] = answer
+        return []
 
 
 def _nothing() -> None:

@@ -30,7 +30,7 @@ def visit(url, folder, *options):
     net = folder / "net.json"
     words = ["--enable-logging=stderr", f"--log-net-log={net}", *options, "--dump-dom", url]
     command = [*_program(folder / "visits"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return Visit(done.stdout, console, _requests(json.loads(net.read_text())))
 
@@ -78,7 +78,7 @@ class Page:
         self.value("document.activeElement.select()")
         self.call("Input.insertText", text=text)
 
-    def until(self, expression, seconds=30):
+    def until(self, expression, seconds=120):
         end = time.monotonic() + seconds
         while not self.value(expression):
             assert time.monotonic() < end, self.value("document.body.innerText")
@@ -92,14 +92,15 @@ def opened(url, folder):
     command = [*_program(profile), "--remote-debugging-port=0", url]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with connect(_target(browser, profile / "DevToolsActivePort", url), max_size=None) as socket:
+        target = _target(browser, profile / "DevToolsActivePort", url)
+        with connect(target, max_size=None, open_timeout=60, ping_interval=None) as socket:
             yield Page(socket)
     finally:
         browser.terminate()
-        browser.wait(30)
+        browser.wait(120)
 
 
-def _target(browser, file, url, seconds=60):
+def _target(browser, file, url, seconds=120):
     """Where the page that shows *url* is spoken to."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and browser.poll() is None:

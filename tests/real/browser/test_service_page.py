@@ -77,10 +77,10 @@ def _served(folder, **around):
         yield _address(server, folder / "log")
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
-def _address(server, log, seconds=120):
+def _address(server, log, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         if found := re.search(r"served at (http://\S+)", log.read_text()):

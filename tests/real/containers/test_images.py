@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from penstock.core.nouns import Pipeline, Place, Step
+from penstock.core.run import Quiet
 from penstock.errors import RunError
 from penstock.runners.inline import Inline
 from penstock.sinks.parquet import Parquet
@@ -71,6 +72,19 @@ def paths(report):
     return [part["path"] for part in report.manifest.parts().to_pylist()]
 
 
+class Held(Quiet):
+    """Has the run wait after its fifth and its tenth unit until one container more was killed."""
+
+    def __init__(self, struck):
+        self.struck, self.done = struck, 0
+
+    def outcome(self, outcome):
+        self.done += 1
+        end = time.monotonic() + 240
+        while len(self.struck) < min(self.done // 5, 2) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
 def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_killed(images, tmp_path):
     source, struck, over = reads(tmp_path), [], threading.Event()
 
@@ -92,7 +106,7 @@ def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_k
     wanted = Inline().run(line(source, tmp_path / "functions"))
     killer = threading.Thread(target=strike, daemon=True)
     killer.start()
-    found = Inline().run(line(source, tmp_path / "containers", images["genomes"]))
+    found = Inline().run(line(source, tmp_path / "containers", images["genomes"]), Held(struck))
     over.set()
     killer.join()
     assert len(struck) >= 2

@@ -47,7 +47,7 @@ def reader(request, tmp_path_factory):
 
 def under_mpi(ranks, *command):
     started = ["/usr/bin/mpiexec", "--oversubscribe", "-n", str(ranks), *(str(word) for word in command)]
-    return subprocess.run(started, env={**os.environ, **DEBIAN}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(started, env={**os.environ, **DEBIAN}, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -111,7 +111,7 @@ SUMS = """
 
 def sums(tmp_path, tasks, check="sha256"):
     (tmp_path / "sums.py").write_text(textwrap.dedent(SUMS).replace("CHECK", repr(check)))
-    cluster = Local(tasks=tasks, folder=str(tmp_path / "work"), time_minutes=1)
+    cluster = Local(tasks=tasks, folder=str(tmp_path / "work"), time_minutes=5)
     command = (sys.executable, "-m", "mpi4py", str(tmp_path / "sums.py"))
     return Program(command, {"sum": "float64", "ranks": "int64"}, "npz", cluster=cluster)
 

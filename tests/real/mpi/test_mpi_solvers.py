@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from itertools import pairwise
 
@@ -89,7 +90,7 @@ RANKS = """
 def program(tmp_path, work, tasks=2):
     (tmp_path / "ranks.py").write_text(textwrap.dedent(RANKS.format(work=work)))
     command = (sys.executable, "-m", "mpi4py", str(tmp_path / "ranks.py"))
-    cluster = Local(tasks=tasks, folder=str(tmp_path / "work"), time_minutes=1)
+    cluster = Local(tasks=tasks, folder=str(tmp_path / "work"), time_minutes=5)
     return Program(command, {"ranks": "int64"}, "npz", cluster=cluster)
 
 
@@ -102,11 +103,10 @@ def test_a_program_runs_on_as_many_ranks_as_asked_even_on_few_cores(tmp_path, ta
 
 def test_a_rank_that_is_killed_ends_the_job(tmp_path):
     root = publish(tmp_path / "data", pa.table({"x": np.arange(9)}))
-    started = time.monotonic()
     with pytest.raises(JobError, match="failed: exit status") as caught:
         solve(program(tmp_path, "comm.rank == 1 and os.kill(os.getpid(), signal.SIGKILL); comm.Barrier()"), root)
-    assert time.monotonic() - started < 30
     assert "signal 9" in str(caught.value)
+    assert "time limit" not in str(caught.value), "nobody waits for the rank that is gone"
 
 
 def test_a_rank_that_raises_ends_the_others_and_is_heard(tmp_path):
@@ -117,8 +117,9 @@ def test_a_rank_that_raises_ends_the_others_and_is_heard(tmp_path):
 
 def test_a_run_that_is_killed_while_its_job_runs_is_taken_up_by_the_next_one(tmp_path):
     root = publish(tmp_path / "data", pa.table({"x": np.arange(9)}))
-    log = tmp_path / "log"
-    stage = program(tmp_path, f"comm.rank == 0 and open({str(log)!r}, 'a').write('ran\\n'); time.sleep(3)")
+    log, go = tmp_path / "log", tmp_path / "go"
+    work = f"comm.rank == 0 and open({str(log)!r}, 'a').write('ran\\n')\n    "
+    stage = program(tmp_path, work + f"while not os.path.exists({str(go)!r}): time.sleep(0.05)")
     script = f"""
         from penstock.solvers.job import Program
         from penstock.sources.dataset import Dataset
@@ -129,11 +130,12 @@ def test_a_run_that_is_killed_while_its_job_runs_is_taken_up_by_the_next_one(tmp
     """
     imports = "from penstock.clusters.local import Local\n"
     first = subprocess.Popen([sys.executable, "-c", imports + textwrap.dedent(script)])
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not log.exists() and time.monotonic() < end and first.poll() is None:
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
+    threading.Timer(2.0, go.touch).start()
     assert solve(stage, root).num_rows == 9
     assert log.read_text() == "ran\n"
 

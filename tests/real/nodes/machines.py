@@ -24,10 +24,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",  # only a silent one takes as long; where Ray was killed the kernel answers
     "RAY_health_check_failure_threshold": "3",
     "RAY_kill_idle_workers_interval_ms": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "25",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "40",  # but see Machines.environment
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 
@@ -85,9 +85,13 @@ class Machines:
         role = [*role, "--num-cpus=0"] if node == 0 else [f"--address={self.address}", f"--num-cpus={cpus}"]
         words = [RAY, "start", f"--node-ip-address={self.ip(node)}", "--object-store-memory=100000000", *role]
         (self.base / "ray_current_cluster").unlink(missing_ok=True)  # a machine that starts has none
-        env = environment() | ({"RAY_REDIS_ADDRESS": f"{self.ip(0)}:{REDIS_PORT}"} if self.keeper else {})
+        env = self.environment() | ({"RAY_REDIS_ADDRESS": f"{self.ip(0)}:{REDIS_PORT}"} if self.keeper else {})
         done = subprocess.run(self.inside(node, words), env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def environment(self) -> dict[str, str]:
+        """A head that comes back is waited for, however long a busy machine takes to start it."""
+        return environment() | ({"RAY_gcs_rpc_server_reconnect_timeout_s": "240"} if self.keeper else {})
 
     def inside(self, node: int, words: list[str]) -> list[str]:
         return ["ip", "netns", "exec", self.space(node), *words]
@@ -102,7 +106,7 @@ class Machines:
         """A Python program, which is told Ray's address first."""
         command = self.inside(node, [sys.executable, str(program), self.address, *words])
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, env=self.environment(), stdout=pipe, stderr=pipe, text=True)
 
     def processes(self, node: int, having: str = "") -> list[int]:
         """Those of Ray on *node* whose command has the word *having*; drivers are none of Ray's."""
@@ -145,7 +149,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, **ENVIRONMENT}
 
 
-def wait_until(seen: Callable[[], bool], what: str, seconds: float = 90) -> None:
+def wait_until(seen: Callable[[], bool], what: str, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not seen():
         assert time.monotonic() < end, f"{what}: not within {seconds:g} s"

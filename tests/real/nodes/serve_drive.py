@@ -41,7 +41,7 @@ def served(folder, address):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    with served(folder, sys.argv[1]) as at, httpx.Client(base_url=at, timeout=120) as client:
+    with served(folder, sys.argv[1]) as at, httpx.Client(base_url=at, timeout=400) as client:
         asked = {"rows": [{"sequence": read} for read in READS]}
         with (folder / "answers").open("w", buffering=1) as answers:
             while not (folder / "stop").exists():

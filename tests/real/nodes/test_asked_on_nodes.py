@@ -17,6 +17,7 @@ from penstock.core.reading import read_table
 from penstock.runners.inline import Inline
 
 NODES = 4
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def lose_nodes(nodes, folder, drive, having):
             wait_until(lambda: len(answers(folder)) >= before + 5 or driver.poll() is not None, "they go on")  # noqa: B023
             nodes.start(node)
     (folder / "stop").touch()
-    _, err = driver.communicate(timeout=120)
+    _, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err[-3000:]
     assert lost >= 2, "they are spread over the nodes"
     return answers(folder)

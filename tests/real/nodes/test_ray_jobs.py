@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from machines import RAY, environment, wait_until
 from penstock.core.reading import read_table
 
 PENSTOCK = str(Path(sys.executable).with_name("penstock"))
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
 PIPELINE = """
 [runner]
 use = "ray"
@@ -41,7 +42,7 @@ def told(batch):
 
 
 @pytest.fixture(scope="module")
-def ports():
+def ports(free_ports):
     """Of a Ray with its dashboard, which takes jobs: its own, and the dashboard's."""
     base = Path(tempfile.mkdtemp(prefix="pj", dir="/tmp"))  # a short path: sockets lie below it
     own, dashboard = free_ports(2)
@@ -52,21 +53,16 @@ def ports():
         head = subprocess.Popen(words, env=environment(), stdout=told, stderr=told, start_new_session=True)
     try:
         listed = ("job", "list", f"--address=http://127.0.0.1:{dashboard}")
-        wait_until(lambda: ray(*listed).returncode == 0 or head.poll() is not None, "the dashboard takes jobs")
+        wait_until(lambda: ray(*listed).returncode == 0 or head.poll() is not None, "the dashboard takes jobs", 400)
         assert head.poll() is None, (base / "told").read_text()
         yield own, dashboard
     finally:
         head.terminate()
-        head.wait(60)
-        os.killpg(head.pid, signal.SIGKILL)
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return found
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(60)
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
 
 
 def ray(*words):

@@ -2,12 +2,14 @@
 
 A GROUP for each worker is the file by which it enters a control group.
 
-Workers write their process number to the journal when they begin, and after each report.
+Workers write their process number to the journal when they begin, and after each report. As long as there is a file
+JOURNAL.hold, those that it does not name wait at their second report, so that a test can kill what it likes.
 """
 
 import os
 import resource
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +72,7 @@ def compiled():
 
 class _Noting:
     def __init__(self, team, lesson):
-        self._team, self._lesson = team, lesson
+        self._team, self._lesson, self._reports = team, lesson, 0
 
     def __getattr__(self, name):
         return getattr(self._team, name)
@@ -78,6 +80,13 @@ class _Noting:
     def report(self, metrics):
         self._lesson.note("report")
         self._team.report(metrics)
+        self._reports += 1
+        while self._reports > 1 and self._held():
+            time.sleep(0.05)
+
+    def _held(self):
+        hold = Path(f"{self._lesson.journal}.hold")
+        return hold.exists() and str(os.getpid()) not in hold.read_text().split()
 
 
 def lesson(data, table, journal, cap_mib=0, groups=(), workers=2):

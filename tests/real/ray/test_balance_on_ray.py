@@ -49,7 +49,7 @@ def test_of_two_pools_the_one_with_the_queue_grows(tmp_path):
     """Its first worker waits with its queue full until a second one has come."""
     (tmp_path / "met").mkdir()
     places = [Place("actor", (1, 1), cpus=0.5), Place("actor", (1, 2), cpus=0.4)]
-    slow = Meeting(str(tmp_path / "met"), first=220, seconds=0.5)  # far slower than reading, on a busy machine too
+    slow = Meeting(str(tmp_path / "met"), first=220, seconds=1.0)  # far slower than reading, on a busy machine too
     steps = tuple(map(Step, [Journal(str(tmp_path / "fast")), slow], places))
     report = Ray().run(Pipeline("line", Numbers(16), Parquet(str(tmp_path / "out")), steps))
     assert (report.units, report.bad_rows) == (16, 0)
@@ -69,7 +69,7 @@ def test_the_pools_follow_a_stage_that_slows_down_half_way(tmp_path):
     assert (report.units, report.bad_rows) == (26, 0)
     (told,) = story.runs(str(tmp_path / "out"))
     slow = told.traces.filter(
-        pc.and_(pc.equal(told.traces["step"], "2-slowing"), pc.greater_equal(told.traces["seconds"], 1.0))
+        pc.and_(pc.equal(told.traces["step"], "2-slowing"), pc.greater_equal(told.traces["seconds"], 0.9))
     )
     came = sorted(path.stat().st_ctime for path in (tmp_path / "b").iterdir())
     assert len(came) == 2
@@ -88,7 +88,7 @@ def test_a_warm_pool_is_kept_in_a_short_lull(tmp_path, place):
     (told,) = story.runs(str(tmp_path / "out"))
     idle, (pool,) = told.traces.sort_by("began"), [p for p in pools.pools(told) if "2-meeting" in p.steps]
     held = pc.max(idle.filter(pc.equal(idle["step"], "1-lull"))["seconds"]).as_py()
-    assert held >= 14
+    assert held > 13.9, "by the clock of the machine, which may be set meanwhile"
     assert len(pool.workers) == 2
 
 

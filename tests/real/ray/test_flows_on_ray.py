@@ -1,21 +1,21 @@
 """A generator of flow trained by two workers of Ray Train, one of which is killed; its fields made by actors."""
 
 import os
-import signal
+import sys
 import threading
-import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from held import HeldPsiVae, kill_a_worker
+
 from penstock.core.batch import digest, tensor_column
-from penstock.core.dataset import newest
 from penstock.core.nouns import Fit, Pipeline, Place, Record, Step, Unit
 from penstock.core.reading import read_table
-from penstock.core.storage import join
 from penstock.models import generator
 from penstock.runners.inline import Inline
 from penstock.runners.ray import Ray
@@ -23,9 +23,17 @@ from penstock.sinks.parquet import Parquet
 from penstock.sources.seeds import Seeds
 from penstock.stages.generate import Generate
 from penstock.testing.models import tiny_generator
-from penstock.trainings.psi_vae import PsiVae
 
 PAIR = Place("actor", replicas=(2, 2), cpus=0.5)
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable():
+    """Workers import what is held from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +51,20 @@ def flows(tmp_path_factory):
 
 
 def lesson(flows, folder):
-    small = {"width": 8, "latent": 4, "components": 1, "samples": 8, "batch_rows": 4}
-    return PsiVae(flows, str(folder), epochs=12, publish_minutes=0, **small)
-
-
-def kill_a_worker(training, killed):
-    """Once something was published, end one of the processes that train."""
-    meanwhile = join(training.uri, "training")
-    while not killed:
-        if newest(meanwhile):
-            mine = psutil.Process().children(recursive=True)
-            workers = [p for p in mine if any("RayTrainWorker" in word for word in p.cmdline())]
-            if workers:
-                os.kill(workers[-1].pid, signal.SIGKILL)
-                killed.append(workers[-1].pid)
-        time.sleep(0.05)
+    """It waits where something was published, as long as there is a file ``hold`` of its name."""
+    small = {"width": 8, "latent": 4, "components": 1, "samples": 8, "batch_rows": 4, "hold": f"{folder}.hold"}
+    return HeldPsiVae(flows, str(folder), epochs=12, publish_minutes=0, **small)
 
 
 def test_two_workers_learn_and_end_with_the_same_bits_after_one_was_killed(flows, tmp_path):
     whole, broken = (lesson(flows, tmp_path / name) for name in ("whole", "broken"))
     killed, heard = [], []
+    Path(broken.hold).touch()
     with Ray(cpus=2).session():
         Ray(cpus=2).train(Fit("whole", whole, PAIR), heard.append)
         threading.Thread(target=kill_a_worker, args=(broken, killed), daemon=True).start()
         Ray(cpus=2).train(Fit("broken", broken, PAIR), lambda metrics: None)
-    assert killed, "the training was over before anybody could be killed"
+    assert killed, "the training went by before anybody was killed"
     assert broken.done()
     assert heard[-1]["epoch"] == 12
     assert generator.hashes_of(broken.uri) == generator.hashes_of(whole.uri)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -48,18 +49,19 @@ def lines(journal: Path) -> list[str]:
 
 
 def wait_for_work(driver: subprocess.Popen, journal: Path, more_than: int) -> bool:
-    """Whether the driver has come to work, and not to its end, before a minute is over."""
-    for _ in range(600):
+    """Whether the driver has come to work, and not to its end, before some minutes are over."""
+    end = time.monotonic() + 400
+    while time.monotonic() < end:
         if len(lines(journal)) > more_than:
             return True
         if driver.poll() is not None:
             return False
         time.sleep(0.1)
-    raise AssertionError("the driver did nothing for a minute")
+    raise AssertionError("the driver did nothing for minutes")
 
 
 def finished(driver: subprocess.Popen) -> None:
-    out, err = driver.communicate(timeout=120)
+    out, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, out + err
 
 
@@ -76,7 +78,7 @@ def check_equal(root: str, wanted) -> None:
     assert found.bad_rows == 1
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_driver_killed_at_random_moments(root, most, tmp_path):
     rng, journal, kills = random.Random(4), tmp_path / "journal", 0
     wanted = undisturbed(tmp_path)
@@ -105,19 +107,20 @@ def test_a_driver_killed_at_random_moments(root, most, tmp_path):
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Workers of killed drivers that still hold this test's journal open, after some seconds of grace."""
-    for _ in range(100):
+    """Workers of killed drivers that still hold this test's journal open, after a while of grace."""
+    end = time.monotonic() + 120
+    while True:
         found = [p.info["cmdline"] for p in psutil.process_iter(["cmdline", "open_files"]) if holds(p, folder)]
-        if not found:
-            return []
+        if not found or time.monotonic() > end:
+            return found
         time.sleep(0.1)
-    return found
 
 
 def holds(process: psutil.Process, folder: Path) -> bool:
     return any(file.path.startswith(str(folder)) for file in process.info["open_files"] or ())
 
 
+@pytest.mark.timeout(3600)
 def test_workers_killed_at_random_moments(root, most, tmp_path):
     rng, journal, kills = random.Random(5), tmp_path / "journal", 0
     wanted = undisturbed(tmp_path)
@@ -125,14 +128,15 @@ def test_workers_killed_at_random_moments(root, most, tmp_path):
     while kills < most:
         target, rounds = f"{root}-{rounds}", rounds + 1
         driver, victims = start(target, journal), Counter()
-        while driver.poll() is None:
-            if kills < most and wait_for_work(driver, journal, len(lines(journal))):
+        while kills < most and driver.poll() is None:
+            if wait_for_work(driver, journal, len(lines(journal))):
                 time.sleep(rng.uniform(0, 0.3))
                 pid = int(lines(journal)[-1].split()[1])
-                if not victims[pid] and psutil.pid_exists(pid):
-                    victims[pid] += 1
-                    os.kill(pid, signal.SIGKILL)
-                    kills += 1
+                if not victims[pid]:
+                    with suppress(ProcessLookupError):  # it may have ended with its work
+                        os.kill(pid, signal.SIGKILL)
+                        victims[pid] += 1
+                        kills += 1
         finished(driver)
         check_equal(target, wanted)
     non_empty = sum(1 for rows in wanted.parts()["rows"].to_pylist() if rows)

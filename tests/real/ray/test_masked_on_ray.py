@@ -1,7 +1,6 @@
 """An encoder trained by two workers of Ray Train, of which one is killed once, and once the driver."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +13,9 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from penstock.core.dataset import newest
+sys.path.insert(0, str(Path(__file__).parent))
+from held import HeldMasked, kill_a_worker, published, workers_of
+
 from penstock.core.nouns import Fit, Place, Record, Unit
 from penstock.core.storage import join
 from penstock.models.masked import Fresh
@@ -22,9 +23,17 @@ from penstock.runners.ray import Ray
 from penstock.sinks.parquet import Parquet
 from penstock.stages.encode import Encode
 from penstock.trainings import history
-from penstock.trainings.masked import Masked
 
 PAIR = Place("actor", replicas=(2, 2), cpus=0.5)
+pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable():
+    """Workers import what is held from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +52,16 @@ def genes(tmp_path_factory):
 
 
 def lesson(genes, folder, name, epochs=6):
+    """It waits where something was published, as long as there is a file ``hold``."""
     network = Fresh("dna", width=16, layers=1, heads=2, longest=32)
-    return Masked(genes, str(folder / name), network, rate=0.01, epochs=epochs, batch_tokens=64, publish_minutes=0)
+    given = {"rate": 0.01, "epochs": epochs, "batch_tokens": 64, "publish_minutes": 0, "hold": str(folder / "hold")}
+    return HeldMasked(genes, str(folder / name), network, **given)
 
 
 def weights(uri):
     from safetensors.numpy import load_file
 
     return load_file(join(uri, "model.safetensors"))
-
-
-def kill_a_worker(training, killed):
-    """Once something was published, end one of the processes that train."""
-    meanwhile = join(training.uri, "training")
-    while not killed:
-        if newest(meanwhile):
-            mine = psutil.Process().children(recursive=True)
-            workers = [p for p in mine if any("RayTrainWorker" in word for word in p.cmdline())]
-            if workers:
-                os.kill(workers[-1].pid, signal.SIGKILL)
-                killed.append(workers[-1].pid)
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +87,12 @@ def is_like(broken, whole):
 
 def test_two_workers_learn_and_go_on_after_one_was_killed(genes, whole, tmp_path):
     broken, killed = lesson(genes, tmp_path, "broken"), []
+    Path(broken.hold).touch()
     with Ray(cpus=2).session():
         thread = threading.Thread(target=kill_a_worker, args=(broken, killed), daemon=True)
         thread.start()
         Ray(cpus=2).train(Fit("broken", broken, PAIR), lambda metrics: None)
-    assert killed, "the training was over before anybody could be killed"
+    assert killed, "the training went by before anybody was killed"
     is_like(broken, whole)
     batch = pa.table({"input_ids": pa.array([[2, 5, 6, 3]], pa.list_(pa.int32()))})
     with Encode(broken.uri).open() as encode:
@@ -112,14 +111,18 @@ Ray(cpus=2).train(Fit("driven", training, PAIR), lambda metrics: None)
 
 def test_a_driver_that_was_killed_goes_on_when_it_is_started_again(genes, whole, tmp_path):
     driven = lesson(genes, tmp_path, "driven")
+    Path(driven.hold).touch()
     command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), genes, str(tmp_path)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not newest(join(driven.uri, "training")):
+    while not published(driven):
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.02)
+    workers = workers_of(driver.pid)
     driver.kill()
     driver.communicate()
+    assert not psutil.wait_procs(workers, 180)[1], "workers outlive their driver"
     assert not driven.done(), "it was killed in the middle"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    Path(driven.hold).unlink()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     is_like(driven, whole)

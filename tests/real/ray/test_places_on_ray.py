@@ -4,9 +4,9 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from penstock.core.nouns import Pipeline, Place, Step
@@ -54,7 +54,7 @@ def test_every_place_gives_the_parts_of_inline(ray, tmp_path, kind):
 def test_what_carries_a_stage_may_be_killed(ray, tmp_path, kind):
     """Three times, at random moments of its work; each row is there once."""
     journal = tmp_path / "journal"
-    stage = Journal(str(journal), seconds=0.05)
+    stage = Journal(str(journal), seconds=0.5)  # there is work left when the blow comes, on a busy machine too
     struck = []
 
     def strike():
@@ -63,7 +63,7 @@ def test_what_carries_a_stage_may_be_killed(ray, tmp_path, kind):
             while not journal.exists() or len(journal.read_text().splitlines()) <= seen + 3:
                 time.sleep(0.02)
             pid = int(journal.read_text().splitlines()[-1].split()[1])
-            if psutil.pid_exists(pid):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 struck.append(pid)
 

@@ -75,8 +75,11 @@ def test_actors_are_found_by_everybody_and_gone_afterwards(uri):
     with serving(uri, 2):
         assert isinstance(open_table(uri), Actors)
         assert isinstance(find(uri), Actors)
-    assert isinstance(open_table(uri), Local)
+    end = time.monotonic() + 120
+    while find(uri) is not None and time.monotonic() < end:  # Ray is told to end them, and comes to that
+        time.sleep(0.1)
     assert find(uri) is None
+    assert isinstance(open_table(uri), Local)
 
 
 def test_more_rows_than_one_call_takes(uri):
@@ -110,11 +113,10 @@ def test_an_actor_that_is_killed_comes_back_and_lookups_go_on(uri):
         killed = set()
         for turn in range(6):
             pid = ray.get(actors._holders[turn % 2].pid.remote())
-            before = answers[0]
             assert pid not in killed, "a new process"
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
-            end = time.monotonic() + 120
+            before, end = answers[0], time.monotonic() + 300
             while answers[0] < before + 3 and not errors and time.monotonic() < end:
                 time.sleep(0.05)
             assert answers[0] >= before + 3, f"no answer after kill {turn + 1}: {errors}"
@@ -160,5 +162,5 @@ def test_an_existing_cluster_holds_tables_too(uri):
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    done = subprocess.run([sys.executable, "-c", EXISTING, uri, address], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, "-c", EXISTING, uri, address], capture_output=True, text=True, timeout=500)
     assert done.stdout.strip() == "equal", done.stderr

@@ -40,7 +40,7 @@ def polls(cluster: Counted) -> list[tuple[int, int]]:
     return [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def until(true, seconds: float = 120) -> None:
+def until(true, seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come to that"
@@ -67,11 +67,12 @@ def test_ten_tasks_share_one_watcher_of_fifty_jobs(ray_up, tmp_path):
     with watcher.on_duty([cluster]):
         tasks = [waiting(cluster, names[at::TASKS]) for at in range(TASKS)]
         until(lambda: polls(cluster)[-1:] and polls(cluster)[-1][1] == JOBS)
-        before = len(polls(cluster))
+        before, began = len(polls(cluster)), time.monotonic()
         time.sleep(8)
         until(lambda: len(polls(cluster)) > before)
         asked = polls(cluster)[before:]
-        assert 1 <= len(asked) <= 20, "as often as for one job, and ever more rarely"
+        seconds = time.monotonic() - began
+        assert 1 <= len(asked) <= 12 + seconds, "as often as for one job, and ever more rarely"
         assert len({pid for pid, _ in polls(cluster)}) == 1
         for name in names:
             (tmp_path / name).touch()
@@ -124,14 +125,14 @@ def test_a_cluster_that_says_nothing_is_given_up_with_the_words_of_the_watcher(r
     def wait_for(cluster):
         watcher.enlist()
         try:
-            watch.wait(cluster, "x", 0.5)
+            watch.wait(cluster, "x", 10.0)  # it is asked at once, but a busy machine may take some seconds for that
         except JobError as error:
             return str(error)
 
     cluster = Silent(str(tmp_path))
     with watcher.on_duty([cluster]):
         said = ray.get(wait_for.remote(cluster))
-    assert "nothing was heard of job x for 0.5 s (no answer); it may still be running" in said
+    assert "nothing was heard of job x for 10 s (no answer); it may still be running" in said
 
 
 def test_watchers_end_with_the_run(ray_up, tmp_path):
@@ -140,8 +141,14 @@ def test_watchers_end_with_the_run(ray_up, tmp_path):
     cluster = Counted(str(tmp_path))
     with watcher.on_duty([cluster]):
         assert ray.get_actor(watcher._name(cluster))
-    with pytest.raises(ValueError, match="Failed to look up actor"):
-        ray.get_actor(watcher._name(cluster))
+
+    def gone() -> bool:
+        try:
+            return not ray.get_actor(watcher._name(cluster))
+        except ValueError as error:
+            return "Failed to look up actor" in str(error)
+
+    until(gone)  # Ray is told to end it, and does so when it comes to that
 
 
 def test_a_task_whose_cluster_nobody_watches_asks_by_itself(ray_up, tmp_path):
@@ -182,3 +189,26 @@ def read_workers(uri: str) -> set[str]:
 
     [story] = (Path(uri) / "runs").glob("*.parquet")
     return set(pq.read_table(story)["worker"].to_pylist())
+
+
+def test_news_that_come_late_are_told_the_next_time(ray_up, monkeypatch):
+    """An actor gives its news away when it is asked, whether or not somebody still waits for them."""
+    import ray
+
+    class Slow:
+        def __init__(self):
+            self._news = ["a", "b"]
+
+        def news(self):
+            time.sleep(3)
+            told, self._news = self._news, []
+            return told
+
+    told, actor = [], ray.remote(num_cpus=0)(Slow).remote()
+    ears = watcher._Ears([actor], told.append)
+    monkeypatch.setattr(watcher, "_ANSWER_SECONDS", 0.2)
+    ears()
+    assert told == []
+    until(lambda: ears() or told)
+    assert told == ["a", "b"]
+    ray.kill(actor)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,8 @@ from penstock.serving.codec import ARROW
 from penstock.testing.models import tiny_encoder
 
 TOKEN = "a-token-of-these-tests-" + "0" * 16
+PATIENCE = 240
+"""Seconds after which an answer is given up; a busy machine may take long for one."""
 
 PIPELINE = """
 [runner]
@@ -100,11 +102,12 @@ def served(folder, *options, env=None):
             server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
-        for child in psutil.wait_procs(children, 20)[1]:
-            child.kill()
+        for child in psutil.wait_procs(children, 60)[1]:
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                child.kill()
 
 
-def _address(server, folder, seconds=180):
+def _address(server, folder, seconds=400):
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         if found := re.search(r"served at (http://\S+)", (folder / "out.txt").read_text()):
@@ -127,7 +130,7 @@ def up(tmp_path_factory):
 
 @pytest.fixture
 def client(up):
-    with httpx.Client(base_url=up[1], headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
+    with httpx.Client(base_url=up[1], headers={"authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE) as client:
         yield client
 
 
@@ -147,10 +150,10 @@ def test_answers_are_those_of_the_batch_run_bit_for_bit(up, client, monkeypatch)
 
 def test_many_clients_share_batches_and_each_gets_its_own_rows(up, client):
     before = _counted(client, "penstock_batch_requests_count")
-    (up[0] / "slow").write_text("0.2")
+    (up[0] / "slow").write_text("1.0")
 
     async def act():
-        async with httpx.AsyncClient(base_url=up[1], headers=client.headers, timeout=60) as many:
+        async with httpx.AsyncClient(base_url=up[1], headers=client.headers, timeout=PATIENCE) as many:
             return await asyncio.gather(*(many.post("/rows", json=rows_of(text)) for text in texts(32, seed=2)))
 
     answers = asyncio.run(act())
@@ -166,11 +169,11 @@ def _counted(client, name):
 
 def test_health_readiness_pages_and_token(up, client):
     for path in ("/healthz", "/readyz", "/", "/docs", "/openapi.json"):
-        assert httpx.get(up[1] + path, timeout=60).status_code == 200, path
+        assert httpx.get(up[1] + path, timeout=PATIENCE).status_code == 200, path
     for path in ("/metrics", "/schema"):
-        assert httpx.get(up[1] + path).status_code == 401, path
+        assert httpx.get(up[1] + path, timeout=PATIENCE).status_code == 401, path
         assert client.get(path).status_code == 200, path
-    assert httpx.post(up[1] + "/rows", json=rows_of("ACD")).status_code == 401
+    assert httpx.post(up[1] + "/rows", json=rows_of("ACD"), timeout=PATIENCE).status_code == 401
     assert TOKEN not in " ".join(psutil.Process(_listener(up[1])).cmdline())
 
 
@@ -226,7 +229,7 @@ def test_broken_http_costs_nobody_else(up, client):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(junk)
             await writer.drain()
-            assert (await asyncio.wait_for(reader.read(12), 10))[9:10] in (b"4", b"")
+            assert (await asyncio.wait_for(reader.read(12), PATIENCE))[9:10] in (b"4", b"")
             writer.close()
 
     asyncio.run(act())
@@ -240,7 +243,7 @@ def test_broken_http_costs_nobody_else(up, client):
 def pair(tmp_path_factory):
     """A service with two replicas."""
     folder = made(tmp_path_factory.mktemp("pair"), low=2, high=2)
-    with served(folder) as (server, address):
+    with served(folder, "--drain-seconds", "300") as (server, address):
         yield folder, server, address
 
 
@@ -254,7 +257,7 @@ def test_a_replica_killed_under_load_loses_no_accepted_request(pair):
 
 async def killed_under_load(folder, address, kills):
     """What 16 clients asked and were told, and the metrics; also for benchmarks/serve_faults.py."""
-    (folder / "slow").write_text("0.1")
+    (folder / "slow").write_text("0.5")
     told, over = [], asyncio.Event()
 
     async def client(many, number):
@@ -264,7 +267,7 @@ async def killed_under_load(folder, address, kills):
             [text] = texts(1, seed=10_000 * number + turn)
             told.append((text, await _posted(many, text)))
 
-    async with httpx.AsyncClient(base_url=address, timeout=120) as many:
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE) as many:
         clients = [asyncio.create_task(client(many, number)) for number in range(16)]
         for _ in range(kills):
             os.kill(await _at_work(folder / "pids"), signal.SIGKILL)
@@ -279,7 +282,7 @@ async def killed_under_load(folder, address, kills):
     return told, metrics
 
 
-async def _at_work(pids, seconds=60):
+async def _at_work(pids, seconds=PATIENCE):
     """The process of a replica that has just begun a batch, which takes it a while."""
     pids.write_text("")
     end = time.monotonic() + seconds
@@ -297,23 +300,36 @@ async def _posted(many, text):
 
 def test_sigterm_drains_what_was_taken_and_leaves_nothing_running(pair):
     folder, server, address = pair
-    (folder / "slow").write_text("1.5")
+    (folder / "slow").write_text("5.0")
     children = psutil.Process(server.pid).children(recursive=True)
 
     async def act():
-        async with httpx.AsyncClient(base_url=address, timeout=60) as many:
+        async with httpx.AsyncClient(base_url=address, timeout=PATIENCE) as many:
             asked = [asyncio.create_task(_posted(many, text)) for text in texts(6, seed=4)]
-            await asyncio.sleep(0.5)
+            await _at_work(folder / "pids")
+            await asyncio.sleep(3)  # the others were sent with the one that is at work, for five seconds
             server.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.4)
-            with pytest.raises(httpx.ConnectError):
-                await httpx.AsyncClient().get(f"{address}/healthz")
+            assert await _nobody_listens(address)
             return await asyncio.gather(*asked)
 
     assert asyncio.run(act()) == [(200, text) for text in texts(6, seed=4)]
-    assert server.wait(60) == 0
-    _, alive = psutil.wait_procs(children, 30)
+    assert server.wait(PATIENCE) == 0
+    _, alive = psutil.wait_procs(children, 180)
     assert not alive, "nothing of Ray is left"
+
+
+async def _nobody_listens(address, seconds=PATIENCE):
+    """Whether it comes to that no new request is taken."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            async with httpx.AsyncClient(timeout=PATIENCE) as fresh:
+                await fresh.get(f"{address}/healthz")
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.ConnectError):
+                return True  # the others were about to be taken, and were not
+        await asyncio.sleep(0.1)
+    return False
 
 
 def test_replicas_are_added_under_load(tmp_path):
@@ -324,9 +340,9 @@ def test_replicas_are_added_under_load(tmp_path):
         assert len(set((folder / "pids").read_text().split())) == 2
 
 
-async def _until_two_work(pids, address, seconds=120):
+async def _until_two_work(pids, address, seconds=400):
     end = time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=address, timeout=120) as many:
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE) as many:
 
         async def client(number):
             while time.monotonic() < end and (not pids.exists() or len(set(pids.read_text().split())) < 2):
@@ -337,14 +353,15 @@ async def _until_two_work(pids, address, seconds=120):
 
 def test_while_it_lingers_it_answers_and_says_that_it_ends(tmp_path):
     folder = made(tmp_path)
-    with served(folder, "--runner", "inline", "--linger-seconds", "2") as (server, address):
-        with httpx.Client(base_url=address, timeout=60) as client:
+    with served(folder, "--runner", "inline", "--linger-seconds", "20") as (server, address):
+        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
             assert client.get("/readyz").status_code == 200
             server.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
-            assert httpx.get(f"{address}/readyz").status_code == 503
-            assert httpx.post(f"{address}/rows", json=rows_of("ACD"), timeout=60).status_code == 200
-        assert server.wait(30) == 0
+            while (status := httpx.get(f"{address}/readyz", timeout=PATIENCE).status_code) == 200:
+                time.sleep(0.1)  # it has not heard of the signal yet
+            assert status == 503
+            assert httpx.post(f"{address}/rows", json=rows_of("ACD"), timeout=PATIENCE).status_code == 200
+        assert server.wait(PATIENCE) == 0
 
 
 def test_replicas_that_do_not_fit_and_steps_that_cannot_be_opened_are_told_at_once(tmp_path):
@@ -359,4 +376,4 @@ def test_replicas_that_do_not_fit_and_steps_that_cannot_be_opened_are_told_at_on
 def _refused(folder, *options, env=None):
     command = [str(Path(sys.executable).parent / "penstock"), "serve", f"{folder / 'line.toml'}#embeddings", *options]
     around = {**os.environ, "PYTHONPATH": str(folder), "SLOW": str(folder / "slow"), **(env or {})}
-    return subprocess.run([*command, "--port", "0"], capture_output=True, text=True, env=around, timeout=120)
+    return subprocess.run([*command, "--port", "0"], capture_output=True, text=True, env=around, timeout=PATIENCE)

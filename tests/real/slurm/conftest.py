@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from slurm_site import Site, late, once, running, shell
+from slurm_site import SHORT, Site, late, once, running, shell
 
 from penstock.clusters.slurm import Slurm
 
@@ -53,7 +53,7 @@ def slow(slurm: Site, slurm_forgetful: Site, tmp_path_factory: pytest.TempPathFa
     """Jobs whose story takes a minute or more begin with the session; here is their folder."""
     folder = tmp_path_factory.mktemp("slow")
     with slurm.reached():
-        slurm.cluster(time_minutes=1, warn_seconds=30).submit(late(folder / "late"))
+        slurm.cluster(**SHORT).submit(late(folder / "late"))
     with slurm_forgetful.reached():
         for job in (once(folder / "forgotten"), shell(folder / "forgotten-bad", "exit 7")):
             slurm_forgetful.cluster().submit(job)

@@ -30,8 +30,12 @@ SCRIPT = Path(__file__).parents[3] / "scripts" / "slurm"
 ENDED = re.compile(r"^JobId=(\d+) .* Name=(.*) JobState=(\S+) ", re.MULTILINE)
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 
-SAVED_SECONDS = 7
-"""By then slurmctld has saved what it was told; a SIGKILL before makes Slurm forget it, and give its ids anew."""
+SAVED_SECONDS = 20
+"""By then slurmctld has saved what it was told, which takes it five seconds where it is not disturbed; a SIGKILL before
+makes Slurm forget it, and give its ids anew."""
+
+LIVING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+"""What `Native.state` is before the end, of which an exit record may tell a while before Slurm does."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Site:
         """SIGKILL a daemon."""
         process = psutil.Process(self.pid(daemon))
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
     def kill_node(self, node: str) -> None:
         """What a power cut does: SIGKILL the node's slurmd, all that it runs for jobs, and what watches them."""
@@ -224,6 +228,10 @@ def _logs(base: Path) -> str:
 
 
 SESSION = uuid.uuid4().hex
+
+SHORT = {"time_minutes": 1, "warn_seconds": 15}
+"""The least limit that Slurm has. It looks every half minute and warns by so much early: 15 to 45 s after the start,
+when the program listens, and half a minute before the end."""
 
 
 def shell(folder: Path, script: str, **more: Any) -> Job:

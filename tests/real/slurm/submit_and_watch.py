@@ -21,7 +21,7 @@ def main(base: str, host: str, folder: str, session: str, count: str) -> None:
         Path(job.folder).mkdir(exist_ok=True)
     with ThreadPoolExecutor(4) as threads:
         ids = list(threads.map(cluster.submit, random.sample(jobs, len(jobs))))
-    found = ended(cluster, ids, 180)
+    found = ended(cluster, ids, 400)
     print(json.dumps({native_id: status.state.value for native_id, status in zip(ids, found, strict=True)}))
 
 

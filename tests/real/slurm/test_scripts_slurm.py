@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import psutil
+from slurm_site import wait_until
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "slurm"
 
@@ -40,7 +41,8 @@ def test_there_is_no_accounting_until_it_is_asked_for(slurm, slurm_accounting):
         time.sleep(0.2)
 
 
-def test_starting_again_leaves_alone_what_runs_and_mends_what_does_not(slurm):
+def test_starting_again_leaves_alone_what_runs_and_mends_what_does_not(slurm, slow):
+    wait_until((slow / "late/warned").exists, "the job with a time limit has its warning")  # lost, if it were due now
     before = {name: slurm.pid(name) for name in ("munged", "slurmctld", "slurmd-c2", "sshd")}
     slurm.kill("slurmd-c2")
     slurm.kill("munged")

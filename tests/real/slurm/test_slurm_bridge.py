@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from slurm_site import ended, shell, wait_until
+from slurm_site import SHORT, ended, shell, wait_until
 
 from penstock.core.nouns import Job, JobState
 from penstock.core.storage import join, store_of
@@ -103,14 +103,14 @@ def test_an_input_that_cannot_be_copied_is_a_failure_that_may_pass(on_s3, s3_roo
 
 
 def test_a_program_that_keeps_its_state_at_the_warning_is_continued(slurm, over_ssh, tmp_path):
-    """More often than `retries` allows failures; Slurm may warn a minute early, so this limit of one warns at once."""
+    """More often than `retries` allows failures."""
     script = """
         echo >> lives
         test $(wc -l < lives) = 3 && exit 0
         trap 'exit 99' USR1
         touch ready; while true; do sleep 0.05; done
     """
-    cluster = slurm.cluster(time_minutes=1, warn_seconds=55, retries=1)
+    cluster = slurm.cluster(**SHORT, retries=1)
     run_job(cluster, shell(tmp_path / "job", script))
     assert (tmp_path / "job/lives").read_text() == "\n" * 3
     assert len(slurm.natives(tmp_path)) == 3
@@ -128,7 +128,7 @@ def test_the_warning_reaches_every_rank_and_their_wish_to_go_on_comes_back(slurm
         trap 'touch saved.$me; until test -e saved.$((1 - me)); do sleep 0.05; done; exit 99' USR1
         while true; do sleep 0.05; done
     """
-    cluster = slurm.cluster(time_minutes=1, warn_seconds=55, retries=1, tasks=2, launcher=launcher)
+    cluster = slurm.cluster(**SHORT, retries=1, tasks=2, launcher=launcher)
     run_job(cluster, shell(tmp_path / "job", script))
     assert {path.name for path in (tmp_path / "job").glob("went-on.*")} == {"went-on.0", "went-on.1"}
     assert len(slurm.natives(tmp_path)) == 2

@@ -36,9 +36,12 @@ def test_calls_of_squeue_do_not_grow_with_the_number_of_jobs(slurm, over_ssh, tm
 
 
 def test_calls_of_squeue_do_not_grow_with_the_number_of_jobs_that_fail(slurm, over_ssh, tmp_path):
-    """All fail, each for another cluster value, and are put aside; the next run of them is another job."""
+    """All fail, each for another cluster value, and are put aside; the next run of them is another job.
+
+    A call for each would be 24; with five seconds in between, a slow machine needs fewer as well.
+    """
     jobs = [shell(tmp_path / f"job{number}", "exit 3") for number in range(24)]
-    clusters = [slurm.cluster(poll_seconds=1.0, time_minutes=10 + number) for number in range(24)]
+    clusters = [slurm.cluster(poll_seconds=5.0, time_minutes=10 + number) for number in range(24)]
 
     def failed(cluster, job):
         with pytest.raises(JobError, match="exit status 3"):
@@ -47,20 +50,21 @@ def test_calls_of_squeue_do_not_grow_with_the_number_of_jobs_that_fail(slurm, ov
     with slurm.counted("squeue") as calls, ThreadPoolExecutor(24) as threads:
         started = time.monotonic()
         list(threads.map(failed, clusters, jobs))
-        assert calls() <= (time.monotonic() - started) + 2
+        assert calls() <= (time.monotonic() - started) / 5.0 + 2
         assert calls() < 24
     assert len(slurm.natives(tmp_path)) == 24
     assert len(set(over_ssh.poll([over_ssh.submit(job) for job in jobs[:2]]))) == 2
     wait_until(lambda: len(slurm.natives(tmp_path)) == 26, "two run anew")
 
 
+@pytest.mark.timeout(1200)
 def test_a_thousand_items_are_one_call_of_sbatch(slurm, over_ssh, tmp_path):
     job = shell(tmp_path / "job", "echo $PENSTOCK_ITEM > result.$PENSTOCK_ITEM", items=1000)
     with slurm.counted("sbatch") as sbatch, slurm.counted("squeue") as squeue:
         native_id = over_ssh.submit(job)
         assert sbatch() == 1
         started = time.monotonic()
-        assert ended(over_ssh, [native_id], seconds=240)[0].state is JobState.DONE
+        assert ended(over_ssh, [native_id], seconds=900)[0].state is JobState.DONE
         assert squeue() <= (time.monotonic() - started) / over_ssh.poll_seconds + 2
     assert all((tmp_path / "job" / f"result.{item}").read_text() == f"{item}\n" for item in range(1000))
     assert all(json.loads((tmp_path / "job" / f"exit.{item}").read_text())["code"] == 0 for item in range(1000))

@@ -10,7 +10,8 @@ import time
 import uuid
 from pathlib import Path
 
-from slurm_site import ran_once
+import pytest
+from slurm_site import LIVING, ran_once, wait_until
 
 JOBS, KILLS = 200, 20
 
@@ -33,8 +34,10 @@ def killed_again_and_again(site, folder, jobs, kills):
         driver.communicate()
         assert driver.returncode == -signal.SIGKILL
     driver = start(site, folder, session, jobs)
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, err
+    # The exit records say that all have ended; Slurm says so as soon as the wrappers' last processes are gone.
+    wait_until(lambda: not {native.state for native in site.natives(folder)} & {*LIVING}, "Slurm knows of all ends")
     natives = site.natives(folder)
     return {
         "jobs": jobs,
@@ -48,6 +51,7 @@ def killed_again_and_again(site, folder, jobs, kills):
     }
 
 
+@pytest.mark.timeout(1200)
 def test_200_jobs_and_a_driver_that_is_killed_20_times(slurm_forgetful, tmp_path):
     found = killed_again_and_again(slurm_forgetful, tmp_path, JOBS, KILLS)
     assert found.pop("kills") == KILLS

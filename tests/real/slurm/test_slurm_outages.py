@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from slurm_site import SAVED_SECONDS, ended, once, ran_once, shell, wait_until
+from slurm_site import LIVING, SAVED_SECONDS, ended, once, ran_once, shell, wait_until
 
 from penstock.core.nouns import JobState
 from penstock.errors import JobError
@@ -89,7 +89,8 @@ def outage(site, folder, daemon, seconds):
     all_well(site, cluster, ids, folder, watcher)
 
 
-def test_slurmctld_is_down_for_a_minute(slurm, tmp_path):
+def test_slurmctld_is_down_for_a_minute(slurm, slow, tmp_path):
+    wait_until((slow / "late/warned").exists, "the job with a time limit has its warning")  # lost, if it were due now
     with slurm.reached():
         outage(slurm, tmp_path, "slurmctld", 60)
 
@@ -121,8 +122,10 @@ def test_connections_are_lost_again_and_again(slurm, over_ssh, tmp_path, hurt):
     lost = []
 
     def hurting():
-        while not over.wait(3):  # long enough for a call to get through in between
+        pause = 3.0  # long enough for a call to get through in between; on a slow machine soon
+        while not over.wait(pause):
             lost.append(getattr(slurm, hurt)())
+            pause *= 1.15
 
     thread = threading.Thread(target=hurting)
     thread.start()
@@ -221,11 +224,12 @@ def test_a_node_dies_and_the_job_runs_again_on_another(slurm, over_ssh, tmp_path
         lost = nodes.read_text().strip()
         slurm.kill_node(lost)
         try:
-            running.result(timeout=120)
+            running.result(timeout=400)
         finally:
             slurm.start()
     first, second = nodes.read_text().split()
     assert first == lost != second
+    wait_until(lambda: slurm.natives(tmp_path)[-1].state not in LIVING, "Slurm knows of the end")
     assert [native.state for native in slurm.natives(tmp_path)] == ["NODE_FAIL", "COMPLETED"]
 
 
@@ -249,7 +253,7 @@ def test_squeue_has_forgotten_the_jobs(slurm_forgetful, slow):
         cluster = slurm_forgetful.cluster()
         good, bad = once(slow / "forgotten"), shell(slow / "forgotten-bad", "exit 7")
         listed = ("squeue", "-t", "all", "-o", "%j")
-        wait_until(lambda: slow.name not in slurm_forgetful.asked(*listed), "squeue forgets", 130)
+        wait_until(lambda: slow.name not in slurm_forgetful.asked(*listed), "squeue forgets")
         ids = [cluster.submit(job) for job in (good, bad)]
         first, second = (cluster.poll(ids)[native_id] for native_id in ids)
     assert (first.state, second.state) == (JobState.DONE, JobState.FAILED)

@@ -4,7 +4,7 @@ import getpass
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from slurm_site import ended, late, shell, wait_until
+from slurm_site import SHORT, ended, late, shell, wait_until
 
 from penstock.core.nouns import JobState
 from penstock.errors import JobError
@@ -64,20 +64,21 @@ def test_a_job_that_is_preempted_is_tried_again(slurm, over_ssh, tmp_path, retri
         taken = urgent.submit(shell(tmp_path / "urgent", "sleep 1"))
         assert ended(urgent, [taken])[0].state is JobState.DONE
         if retries:
-            running.result(timeout=120)
+            running.result(timeout=300)
         else:
             with pytest.raises(JobError, match="PREEMPTED: it was preempted"):
-                running.result(timeout=120)
+                running.result(timeout=300)
     states = {native.name.rpartition(".")[0]: native.state for native in slurm.natives(tmp_path)}
     assert "PREEMPTED" in [native.state for native in slurm.natives(tmp_path)], states
     assert (tmp_path / "spare/runs").read_text().count("\n") == 1 + retries
 
 
 def test_a_job_that_depends_on_a_failed_one_is_cancelled(slurm, over_ssh, tmp_path):
-    first = over_ssh.submit(shell(tmp_path / "first", "sleep 3; exit 3"))
+    first = over_ssh.submit(shell(tmp_path / "first", "until test -e go; do sleep 0.1; done; exit 3"))
     number = slurm.natives(tmp_path)[0].id
     cluster = slurm.cluster(dependency=f"afterok:{number}")
     second = cluster.submit(shell(tmp_path / "second", "touch ran"))
+    (tmp_path / "first/go").touch()
     assert [status.state for status in ended(over_ssh, [first])] == [JobState.FAILED]
     status = ended(cluster, [second])[0]
     assert status.state is JobState.CANCELLED
@@ -91,7 +92,7 @@ def test_it_is_reached_through_another_host(slurm, over_ssh, tmp_path):
 
 def test_a_job_is_ended_at_its_time_limit_after_a_warning(slurm, slow):
     with slurm.reached():
-        cluster, job = slurm.cluster(time_minutes=1, warn_seconds=30), late(slow / "late")
+        cluster, job = slurm.cluster(**SHORT), late(slow / "late")
         status = ended(cluster, [cluster.submit(job)])[0]
     assert status.state is JobState.FAILED
     assert "time limit" in status.why

@@ -47,7 +47,7 @@ def words(slurm, folder: Path, **more) -> str:
 def call(slurm, *arguments) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PATH": slurm.path}
     command = [PENSTOCK, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1000)
 
 
 def number_of(done: subprocess.CompletedProcess) -> str:
@@ -63,7 +63,7 @@ def leftovers(number: str) -> list[str]:
 
 def gone(number: str) -> None:
     """Ray's processes take a while to end, and their folder; they must."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while (left := leftovers(number)) or list(Path("/tmp").glob(f"penstock-ray-{number}-*")):
         assert time.monotonic() < end, left
         time.sleep(0.5)
@@ -72,7 +72,7 @@ def gone(number: str) -> None:
 def listed(slurm, cluster: str, native_id: str) -> str:
     """What `penstock jobs list` says of a job."""
     lines = call(slurm, "jobs", "list", "--cluster", cluster).stdout.splitlines()
-    return next(line for line in lines if f" {native_id} " in line)
+    return next((line for line in lines if f" {native_id} " in line), "")
 
 
 def test_a_run_on_two_nodes_gives_what_inline_gives_and_leaves_nothing(slurm, file, tmp_path):
@@ -111,8 +111,9 @@ def test_nodes_that_do_not_come_end_the_job_with_their_logs(slurm, file, tmp_pat
     assert "no Ray here" in done.stderr
 
 
-def test_the_same_file_is_one_job_while_it_runs_and_can_be_cancelled(slurm, file, tmp_path):
-    cluster = words(slurm, tmp_path)
+def test_the_same_file_is_one_job_while_it_runs_and_can_be_cancelled(slurm, file, tmp_path, monkeypatch):
+    """Its run waits for what never comes, so that it runs until it is cancelled, however slow this process is."""
+    cluster = words(slurm, tmp_path, prologue=held(file, tmp_path, monkeypatch))
     once, twice = (call(slurm, "submit", file, "--cluster", cluster) for _ in range(2))
     assert once.stdout == twice.stdout, [path.read_text() for path in tmp_path.glob("jobs/*/*/exit")]
     native_id = once.stdout.split()[1].rstrip(",")
@@ -120,9 +121,9 @@ def test_the_same_file_is_one_job_while_it_runs_and_can_be_cancelled(slurm, file
     wait_until(lambda: leftovers(number), "Ray starts")
     done = call(slurm, "jobs", "cancel", native_id, "--cluster", cluster)
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: number not in slurm.asked("squeue", "-h", "-o", "%A").split(), "the job goes", 60)
+    wait_until(lambda: number not in slurm.asked("squeue", "-h", "-o", "%A").split(), "the job goes")
     gone(number)
-    wait_until(lambda: "cancelled" in listed(slurm, cluster, native_id), "it is told", 60)
+    wait_until(lambda: "cancelled" in listed(slurm, cluster, native_id), "it is told")
 
 
 HELD = """
@@ -146,17 +147,23 @@ function = "held_rows:held"
 """
 
 
+def held(file, folder: Path, monkeypatch) -> str:
+    """Have the run of *file* wait in *folder* as `HELD` says; gives the prologue that its job needs."""
+    first = CHAINS.read_text().split()[0].removeprefix(">")
+    (folder / "held_rows.py").write_text(HELD.format(first=first))
+    file.write_text(PIPELINE.partition("[[pipeline.line.step]]")[0] + STEP)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return shlex.quote(f'["export PYTHONPATH={folder}"]')
+
+
+@pytest.mark.timeout(1200)
 def test_a_run_that_is_longer_than_its_time_limit_goes_on_in_another_job(slurm, file, tmp_path, monkeypatch):
     """Of the limit it is warned, ends with status 99, and starts again without what is done."""
-    first = CHAINS.read_text().split()[0].removeprefix(">")
-    (tmp_path / "held_rows.py").write_text(HELD.format(first=first))
-    file.write_text(PIPELINE.partition("[[pipeline.line.step]]")[0] + STEP)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    prologue = f'["export PYTHONPATH={tmp_path}"]'
-    cluster = words(slurm, tmp_path, time_minutes=3, warn_seconds=30, prologue=shlex.quote(prologue))
+    prologue = held(file, tmp_path, monkeypatch)
+    cluster = words(slurm, tmp_path, time_minutes=3, warn_seconds=30, prologue=prologue)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(call, slurm, "submit", file, "--cluster", cluster, "--wait")
-        wait_until(lambda: waiting.done() or list(tmp_path.glob("jobs/*/*/attempt-1/exit")), "the first job ends")
+        wait_until(lambda: waiting.done() or list(tmp_path.glob("jobs/*/*/attempt-1/exit")), "the first job ends", 600)
         (tmp_path / "go").touch()
         done = waiting.result()
     assert done.returncode == 0, done.stdout + done.stderr

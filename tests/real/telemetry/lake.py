@@ -8,7 +8,7 @@ from penstock.errors import UnitError
 
 def fetched(batch):
     """Takes its time; one unit cannot be fetched, and of each unit one row is bad."""
-    time.sleep(0.25)
+    time.sleep(0.5)
     names = batch["id"].to_pylist()
     if "n12" in names:
         token, signed = (

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -78,20 +78,14 @@ def collector() -> Iterator[ThreadingHTTPServer]:
         thread.join()
 
 
-def free_port() -> int:
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        return some.getsockname()[1]
-
-
 def scraped(port: int, process: subprocess.Popen) -> dict[str, str]:
     """What was exposed when the run was in its middle, and each text that was seen."""
-    seen, end = [], time.monotonic() + 60
+    seen, end = [], time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 seen.append(answer.read().decode())
-        except OSError:
+        except (OSError, HTTPException):  # not up yet, or at its end in the middle of an answer
             time.sleep(0.05)
             continue
         time.sleep(0.1)
@@ -102,7 +96,7 @@ def scraped(port: int, process: subprocess.Popen) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, free_ports):
     """One run, seen from outside by all means."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "chains").mkdir()
@@ -110,7 +104,7 @@ def run(tmp_path_factory):
         rows = "".join(f">n{at * ROWS + row}\nMKT\n" for row in range(ROWS))
         (folder / "chains" / f"{at}.fasta").write_text(rows)
     (folder / "line.toml").write_text(FILE)
-    port = free_port()
+    [port] = free_ports(1)
     with collector() as server:
         given = {"LAKE_TOKEN": "planted-environment", "PYTHONPATH": str(HERE), "PENSTOCK_METRICS_PORT": str(port)}
         given |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
@@ -120,7 +114,7 @@ def run(tmp_path_factory):
         with (folder / "err").open("w") as err, (folder / "out.txt").open("w") as out:
             process = subprocess.Popen(command, cwd=folder, env={**os.environ, **given}, stdout=out, stderr=err)
             metrics = scraped(port, process)
-            code = process.wait(60)
+            code = process.wait(240)
         assert code == 0, (folder / "err").read_text()
         requests = [ExportTraceServiceRequest.FromString(body) for _, _, body in server.got]
         spans = [span for r in requests for rs in r.resource_spans for ss in rs.scope_spans for span in ss.spans]

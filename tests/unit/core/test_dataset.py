@@ -105,6 +105,17 @@ def test_nothing_committed(root):
         existing(root)
 
 
+def test_a_version_that_is_cleared_away_between_listing_and_reading_is_passed_over(root, monkeypatch):
+    """By a writer that publishes a newer one meanwhile; what stays unreadable is told."""
+    commit(drafted(root), LINES, lambda: [record(root, 0)], 10)
+    listed = iter([[1, 7]])
+    monkeypatch.setattr(dataset, "versions", lambda root: next(listed, [1]))
+    assert newest(root).version == 1
+    monkeypatch.setattr(dataset, "versions", lambda root: [7])
+    with pytest.raises(StorageError, match="no such file"):
+        newest(root)
+
+
 def test_a_damaged_parts_table_is_refused(root):
     manifest = commit(drafted(root), LINES, lambda: [record(root, 0)], 10)
     path = Path(root) / "manifests" / f"{manifest.parts_sha256}.parquet"

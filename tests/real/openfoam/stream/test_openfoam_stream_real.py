@@ -204,6 +204,14 @@ def solver_pids(folder):
     return found
 
 
+def remaining(folder, seconds=60):
+    """The solvers that are there still after a while; ranks whose launcher has ended may need a moment."""
+    end = time.monotonic() + seconds
+    while (pids := solver_pids(folder)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return pids
+
+
 def killed_at(step, states, folder):
     signalled_at(step, states, folder, signal.SIGKILL)
 
@@ -336,24 +344,24 @@ def test_without_the_plugin_a_killed_run_goes_on_too(channel, tmp_path, undistur
 @pytest.mark.parametrize(("host", "ranks"), [("", 1), ("127.0.0.1", 1), ("127.0.0.1", 2)])
 def test_a_solver_that_was_stopped_is_given_up_and_the_run_goes_on(channel, tmp_path, undisturbed, host, ranks):
     """Its connection stays open and the kernel answers for it, so nothing else would tell."""
-    inlet, folder = Inlet(str(channel()), host=host, ranks=ranks, ahead=0, silent_seconds=5.0), tmp_path / "run"
-    with pytest.raises(JobError, match=r"the solver fell silent after step 12, time 0.06: no sign of life for 5 s;"):
+    inlet, folder = Inlet(str(channel()), host=host, ranks=ranks, ahead=0, silent_seconds=15.0), tmp_path / "run"
+    with pytest.raises(JobError, match=r"the solver fell silent after step 12, time 0.06: no sign of life for 15 s;"):
         signalled_at(12, inlet.feed(planes_from, folder), folder, signal.SIGSTOP)
-    assert not solver_pids(folder)
+    assert not remaining(folder)
     assert next(iter(inlet.feed(planes_from, folder))).step == 10
     list(inlet.feed(planes_from, folder))
     assert same(folder, undisturbed(ranks))
 
 
 def test_a_slow_solver_is_waited_for(channel, tmp_path, undisturbed):
-    """A step takes four seconds, since the second rank is held; silence is borne for less."""
-    inlet, folder = Inlet(str(channel()), ranks=2, ahead=0, silent_seconds=1.5), tmp_path / "run"
+    """A step takes 14 seconds, since the second rank is held; silence is borne for less."""
+    inlet, folder = Inlet(str(channel()), ranks=2, ahead=0, silent_seconds=10.0), tmp_path / "run"
     moments = {}
     for state in inlet.feed(planes_from, folder):
         moments[state.step] = time.monotonic()
         if state.step == 12:
-            threading.Timer(4.0, os.kill, (held_rank(folder), signal.SIGCONT)).start()
-    assert moments[13] - moments[12] > 3.5
+            threading.Timer(14.0, os.kill, (held_rank(folder), signal.SIGCONT)).start()
+    assert moments[13] - moments[12] > 13.5
     assert same(folder, undisturbed(2))
 
 
@@ -385,7 +393,7 @@ def refused(inlet, folder, planes=planes_from):
     """The error's text, and the solver's log."""
     with pytest.raises(JobError) as raised:
         list(inlet.feed(planes, folder))
-    assert not solver_pids(folder)
+    assert not remaining(folder)
     return str(raised.value), (folder / "log").read_text()
 
 
@@ -476,14 +484,14 @@ def test_a_plugin_of_another_version(channel, tmp_path, monkeypatch):
 def test_the_solver_waits_for_a_slow_generator(channel, tmp_path):
     def slow(index):
         for values in planes_from(index):
-            time.sleep(0.05)
+            time.sleep(0.2)
             yield values
 
     states = list(Inlet(str(channel())).feed(slow, tmp_path / "run"))
     assert states[-1].last
     waited = re.search(r"penstock: (\d+) exchanges, waited ([\d.e+-]+) s", (tmp_path / "run" / "log").read_text())
     assert int(waited[1]) == STEPS + 1
-    assert float(waited[2]) > 0.5 * STEPS * 0.05
+    assert float(waited[2]) > 0.5 * STEPS * 0.2
 
 
 def test_the_generator_waits_for_a_slow_solver(channel, tmp_path):
@@ -529,7 +537,7 @@ def test_over_tcp_the_result_is_the_same(channel, tmp_path, undisturbed):
 def probed(controls):
     """Whether at both ends of the idle connection the kernel will look within 10 s if the other node is there."""
     port = int(re.search(r'"tcp:127.0.0.1:(\d+)"', controls)[1])
-    soon, deadline = [], time.monotonic() + 5
+    soon, deadline = [], time.monotonic() + 30
     while soon != [True, True] and time.monotonic() < deadline:
         time.sleep(0.05)  # until what was sent is acknowledged, another timer runs
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]

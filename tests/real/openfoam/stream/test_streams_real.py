@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -96,14 +95,30 @@ def channel(channel):
     return make
 
 
+# Tells of each step, and is killed at the first after a time: from outside nobody hits a step.
+KILLED = """
+import os, signal, sys
+from penstock.core import spec
+from penstock.runners.inline import Inline
+from penstock.solvers.openfoam import live
+
+def heard(told):
+    if told["solver_time"] > float(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+live._TOLD_SECONDS = 0.0
+Inline().stream(spec.load(sys.argv[1]).streams[0], heard)
+"""
+
+
 def test_a_driver_that_was_killed_goes_on_to_the_same_bits(file):
     """Two drivers are killed in the middle; each later one goes on where the one before it was."""
     whole = streamed(file("whole", steps=200), Inline(), [])[1]
     path = file("killed", steps=200)
-    command = [sys.executable, "-m", "penstock", "run", str(path), "--only", "flow"]
-    reached = [killed_when(path.parent / "run" / f"{time_:g}", command) for time_ in (0.2, 0.5)]
-    assert 0.2 <= reached[0] < reached[1] < 1.0
+    reached = [killed_after(time_, path) for time_ in (0.23, 0.53)]
+    assert reached == [0.2, 0.5]
     assert runs(str(path.parent / "run")) == [], "a kill leaves nothing of its run"
+    command = [sys.executable, "-m", "penstock", "run", str(path), "--only", "flow"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "flow: the solver has ended" in done.stdout
@@ -115,18 +130,13 @@ def test_a_driver_that_was_killed_goes_on_to_the_same_bits(file):
     assert np.array_equal(found, whole)
 
 
-def killed_when(written, command):
-    """Kill the driver when its solver has written a time, and wait for the solver's end; the last whole time."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not written.exists():
-        assert process.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    with held(written.parent):
-        return max(float(name) for name in times(written.parent) if written_whole(written.parent, name))
+def killed_after(time_, path):
+    """The last whole time that a driver leaves which is killed after *time_*, when its solver has ended too."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(time_)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = path.parent / "run"
+    with held(run):
+        return max(float(name) for name in times(run) if written_whole(run, name))
 
 
 def test_an_actor_that_was_killed_makes_its_rows_again(file):
