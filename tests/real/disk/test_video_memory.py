@@ -19,7 +19,7 @@ HEIGHT, WIDTH, LENGTHS = 1080, 1920, (50, 38, 36)
 TIMES = 1 + 20 * CAP // (sum(LENGTHS) * HEIGHT * WIDTH * 3 // 2)
 
 LINE = """
-import resource, sys
+import resource, sys, threading
 from pathlib import Path
 import numpy as np
 from penstock.core.nouns import Pipeline, Step
@@ -36,6 +36,7 @@ model = Vision("efficientnet-lite0", column="frames", batch=4, decoders=1, threa
 cut = Cut(str(out / "mp4"), options=(("preset", "ultrafast"),))
 stages = (Shots(minimum_seconds=0.2), Frames(4), model, Drop(("frames",)), cut)
 if cap:
+    threading.stack_size(1 << 20)  # else the cap counts 8 MiB for each that waits for a disk, of which it uses little
     resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
     try:
         np.empty(cap, np.uint8)
