@@ -27,13 +27,15 @@ system:
 demo: setup
 	$(PENSTOCK) run examples/antibodies/pipeline.toml
 
-demo-cluster: setup system
+demo-cluster: setup
+	@scripts/system slurm
 	@scripts/demo-cluster
 
 demo-genomes: setup
 	@scripts/demo-genomes
 
-demo-cfd: setup system
+demo-cfd: setup
+	@scripts/system openfoam
 	$(PENSTOCK) run examples/flow/pipeline.toml
 	$(PENSTOCK) judge examples/flow/out/generated --truth examples/flow/out/truth_sample --steady-seconds 15 --out examples/flow/judgement.html
 

@@ -37,7 +37,7 @@ def visit(url, folder, *options):
 
 def _program(profile):
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
+    assert program, "this test needs a browser: scripts/system browser"
     return [
         program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking",
         "--disable-component-update", "--no-first-run", f"--user-data-dir={profile}",

@@ -241,7 +241,8 @@ class Solver:
                     stdout=log, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(lock,),
                 )  # fmt: skip
         except FileNotFoundError as error:
-            raise JobError(f"there is no program {command[0]}; install OpenFOAM by 'make system'") from error
+            text = f"there is no program {command[0]}; install OpenFOAM (Debian: apt-get install openfoam)"
+            raise JobError(text) from error
 
     def __enter__(self) -> Solver:
         return self
