@@ -47,13 +47,18 @@ mapfile -t nodes < <(scontrol show hostnames "$$SLURM_JOB_NODELIST")
 head=$${nodes[0]}
 steps=()
 
+folder_on() { # NODE: where Ray has its files there; short, since sockets lie below, and of no other cluster's job
+    echo "/tmp/penstock-ray-$$SLURM_JOB_ID-$$(echo "$${SLURM_CLUSTER_NAME:-} $$1" | cksum | cut -d" " -f1)"
+}
+
 on() { # NODE PROGRAM...: a step on one node that shares what the job has there
     srun --overlap --mpi=none --cpu-bind=none --kill-on-bad-exit=0 --nodes=1 --ntasks=1 --nodelist="$$1" "$${@:2}"
 }
 
-# What Ray may use of the node on which this runs. Sockets need a short path.
+# PYTHON FOLDER ARGUMENT...: Ray, with what it may use of the node on which this runs.
 ray_start='
-    folder=/tmp/penstock-ray-$$SLURM_JOB_ID-$$SLURMD_NODENAME ray=
+    folder=$$1 ray=
+    shift
     clear() { # also what Ray has left running when it was ended while it started
         while pkill -KILL -f "$$folder/" 2>/dev/null; do sleep 0.1; done
         rm -rf "$$folder"
@@ -66,13 +71,13 @@ ray_start='
     }
     trap end TERM INT
     [ ! -O "$$folder" ] || rm -rf "$$folder" # of an earlier job of this number, when the controller began anew
-    mkdir -m 700 "$$folder" || exit
+    mkdir -m 700 "$$folder" || exit # below it is what Ray opens to all
     memory=$${SLURM_MEM_PER_NODE:-$$(($${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))}
     limits=()
     if [ "$$memory" -gt 0 ]; then
         limits=(--memory=$$((memory * 600000)) --object-store-memory=$$((memory * 300000)))
     fi
-    "$$0" -m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$$folder" \
+    "$$0" -m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$$folder/ray" \
         --num-cpus="$$SLURM_CPUS_ON_NODE" --num-gpus="$${SLURM_GPUS_ON_NODE:-0}" "$${limits[@]}" "$$@" &
     ray=$$!
     wait "$$ray"
@@ -81,8 +86,18 @@ ray_start='
     exit $$code
 '
 
+free_port() { # below those that Linux gives to whoever asks for any: nobody takes it before Ray does
+    "$$python" -c '
+import random, socket
+for port in random.sample(range(20_000, 32_000), 1000):
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            print(port)
+            break'
+}
+
 start() { # NODE ARGUMENT...
-    on "$$1" bash -c "$$ray_start" "$$python" "$${@:2}" > "$$here/ray-$$1.log" 2>&1 &
+    on "$$1" bash -c "$$ray_start" "$$python" "$$(folder_on "$$1")" "$${@:2}" > "$$here/ray-$$1.log" 2>&1 &
     steps+=($$!)
 }
 
@@ -92,7 +107,7 @@ end() { # the workers first, for they would complain of a head that is gone
         wait "$${steps[at]}" 2>/dev/null
         # What had to be ended by force has left its folder.
         timeout 30 srun --overlap --mpi=none --nodes=1 --ntasks=1 --nodelist="$${nodes[at]}" \
-            rm -rf "/tmp/penstock-ray-$$SLURM_JOB_ID-$${nodes[at]}" 2>/dev/null
+            rm -rf "$$(folder_on "$${nodes[at]}")" 2>/dev/null
     done
 }
 trap end EXIT
@@ -120,7 +135,7 @@ for pause in 1 2 4 8 0; do # a step may be refused while the job is still being 
     sleep "$$pause"
 done
 [ -n "$$host" ] || give_up "the address of node $$head is not known on node $${nodes[-1]}: $$name"
-port=$$("$$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])') || exit
+port=$$(free_port) || exit
 
 start "$$head" --head --node-ip-address="$$host" --port="$$port" --include-dashboard=false
 deadline=$$((SECONDS + wait_seconds))
@@ -131,10 +146,10 @@ done
 for node in "$${nodes[@]:1}"; do
     start "$$node" --address="$$host:$$port"
 done
-"$$python" -m penstock.runners.nodes "$$host:$$port" "$${#nodes[@]}" "$$wait_seconds" ||
+"$$python" -m penstock.runners.nodes "$$host:$$port" "$${#nodes[@]}" "$$wait_seconds" &
+wait $$! || # in the background, so that signals reach us at once
     give_up "Ray did not start on all of $${#nodes[@]} nodes in $$wait_seconds s"
 
-# In the background, so that signals reach it at once.
 "$$python" -m penstock run "$$file" --set runner.use=ray --set runner.address="$$host:$$port" &
 driver=$$!
 warned=

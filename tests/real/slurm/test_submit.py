@@ -57,8 +57,9 @@ def number_of(done: subprocess.CompletedProcess) -> str:
 
 def leftovers(number: str) -> list[str]:
     """Ray's processes that belong to that job."""
-    every = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return [" ".join(line)[:200] for line in every if any(f"/penstock-ray-{number}-" in word for word in line)]
+    ours = re.compile(rf"/penstock-ray-{number}-\d+/ray")
+    every = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    return [line[:200] for line in every if ours.search(line)]
 
 
 def gone(number: str) -> None:

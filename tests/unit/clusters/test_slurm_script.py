@@ -101,6 +101,14 @@ def test_a_poll_can_do_with_the_first_line_of_a_record(run, tmp_path):
     assert (record["tail"], "results" in record) == ("no\n", False)
 
 
+def test_a_warning_that_comes_before_the_program_runs_reaches_it_later(run, tmp_path):
+    """While the prologue or the copies of inputs take their time."""
+    waits = "trap 'exit 99' USR1; while :; do sleep 0.1; done"
+    job = Job("k", ("sh", "-c", waits), str(tmp_path / "job"))
+    record = json.loads("".join(run(Slurm(prologue=("kill -s USR1 $$",)), job)))
+    assert (record["code"], record["warned"], record["terminated"]) == (99, True, False)
+
+
 def test_items_in_one_folder_note_what_names_them_alone(run, tmp_path):
     script = "echo $PENSTOCK_ITEM > r.$PENSTOCK_ITEM; touch shared"
     job = Job("k", ("sh", "-c", script), str(tmp_path / "job"), items=12, results=("r.{item}", "sh*"))

@@ -255,7 +255,7 @@ def _recorded(facts: Facts, record: Mapping[str, Any], known: Meaning | None, wo
     only_slurm_knows = record.get("terminated") and not (record.get("why") or facts.cancelled)
     living = known is not None and not known.state.final
     if facts.trouble or living:
-        if facts.now - record["ended"] < (LOST_SECONDS if living and only_slurm_knows else _SETTLE_SECONDS):
+        if facts.now - record["ended"] < (LOST_SECONDS if living and record.get("terminated") else _SETTLE_SECONDS):
             return Status(JobState.RUNNING, "ending")
         known = None
     asked_in_vain = facts.trouble or ("" if known or living else facts.accounting)

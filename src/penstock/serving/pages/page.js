@@ -99,9 +99,10 @@ const drawMap = (points, placed, positions) => {
   $("map").hidden = !placed.length;
 };
 
-let schema, points;
+let schema, points, sent = 0;
 
 const send = async () => {
+  const turn = ++sent;  // an answer that is overtaken by a later question's is not shown
   $("state").className = "";
   $("state").textContent = "…";
   try {
@@ -110,13 +111,15 @@ const send = async () => {
     const started = performance.now();
     const hasMap = schema.map;
     const found = await asked(hasMap ? "neighbours" : "rows", {rows: rowsOf($("text").value, schema)});
+    if (turn !== sent) return;
     $("state").textContent = `Answered in ${Math.round(performance.now() - started)} ms.`;
     showAnswer(found);
     if (hasMap) {
       points = points || await asked("map");
-      drawMap(points, found.map, found.positions);
+      if (turn === sent) drawMap(points, found.map, found.positions);
     }
   } catch (error) {
+    if (turn !== sent) return;
     $("state").className = "error";
     $("state").textContent = error.message;
     $("answer").replaceChildren();

@@ -1,8 +1,10 @@
 
 # --- the same for every job: what is above is given, and SLURM_ variables --------------------------------
 
+warned=false
+trap 'warned=true' USR1  # of the time limit; see below
 record=$1 part=$2 first=$3
-number=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} tag='' child='' woken='' terminated=false warned=false
+number=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} tag='' child='' woken='' terminated=false
 limit='' phase='cannot be begun' started=$(date +%s.%3N)
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   export PENSTOCK_ITEM=$((first + SLURM_ARRAY_TASK_ID)) PENSTOCK_ITEMS=$items
@@ -147,6 +149,8 @@ esac
 phase=''
 "${launch[@]}" "${program[@]}" > "$logs/stdout$tag" 2>> "$logs/stderr$tag" < /dev/null &
 child=$!
+# Warned before it ran: it has just begun, and hears nothing yet.
+if [ "$warned" = true ]; then { sleep 5; kill -s USR1 "$child"; } 2> /dev/null & fi
 while woken=''; wait "$child"; code=$?; [ -n "$woken" ]; do before=$code; done  # a signal ends the wait alone
 [ "$code" -ge 0 ] || code=$before  # Bash 5.2 says -1 of a program that died of the signal that woke the wait
 if [ "$code" -gt 128 ] && [ "$terminated" = false ]; then sleep 1; fi  # Slurm's TERM may reach the program before us
