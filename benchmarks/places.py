@@ -3,8 +3,8 @@
 Whole pipelines on both runners. A run of few units and one of many are told apart, so that what a place costs to set up
 and what it costs for each batch stand by themselves: the first is the time of a run of no more than one batch, the
 second the slope. The plain call is `function` on the inline runner; on Ray it is `function` there, which runs in the
-task that reads. Containers are those of `scripts/images core`, run by buildah; `process` is the same pipe to a process
-without one.
+task that reads. Containers are those of `scripts/images core`, run by buildah, docker and podman; `process` is the same
+pipe to a process without one.
 `make bench NAME=places`; `--turns 1` for a try.
 """
 
@@ -14,14 +14,18 @@ import argparse
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import measuring
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/real/containers"))
+from engines import ready
 
 from penstock.core.nouns import Pipeline, Place, Runner, Step
 from penstock.runners.inline import Inline
@@ -36,6 +40,8 @@ FEW, MANY = 1, 101
 ROWS = (200, 20_000)
 STAGE = Clean(column="name")
 IMAGE = "penstock-core:0.1.0"
+ENGINES = ("buildah", "podman", "docker")
+"""The last is that of Ray's workers."""
 
 
 def seconds(runner: Runner, folder: Path, place: Place, units: int, rows: int) -> float:
@@ -86,20 +92,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--turns", type=int, default=4)
     turns = parser.parse_args().turns
-    os.environ["PENSTOCK_ENGINE"] = "buildah"
-    subprocess.run(["scripts/images", "core"], cwd=ROOT, check=True)
-    with tempfile.TemporaryDirectory() as name, service() as address, Ray(cpus=2).session():
+    with ExitStack() as stack:
+        for by in ENGINES:
+            os.environ.update({} if by == "buildah" else stack.enter_context(ready(by)), PENSTOCK_ENGINE=by)
+            subprocess.run(["scripts/images", "core"], cwd=ROOT, check=True)
+        name, address = (stack.enter_context(each) for each in (tempfile.TemporaryDirectory(), service()))
+        stack.enter_context(Ray(cpus=2).session())
         inline, ray = Inline(), Ray(cpus=2)
         pool = {"replicas": (1, 1), "cpus": 0.5}
         ways: dict[str, tuple[Runner, Place, str]] = {
             "inline, function": (inline, Place(), ""),
             "inline, process": (inline, Place("container"), "process"),
-            "inline, container": (inline, Place("container", image=IMAGE), "buildah"),
+            **{
+                f"inline, container by {by}": (inline, Place("container", image=IMAGE), by)
+                for by in ENGINES
+            },
             "inline, serve (HTTP)": (inline, Place("serve", address=address), ""),
             "Ray, function": (ray, Place(), ""),
             "Ray, task": (ray, Place("task", cpus=0.5), ""),
             "Ray, actor": (ray, Place("actor", **pool), ""),  # type: ignore[arg-type]
-            "Ray, container": (ray, Place("container", image=IMAGE, **pool), "buildah"),  # type: ignore[arg-type]
+            "Ray, container by docker": (ray, Place("container", image=IMAGE, **pool), "docker"),  # type: ignore[arg-type]
             "Ray, serve (Ray Serve)": (ray, Place("serve", **pool), ""),  # type: ignore[arg-type]
         }
         found = measured(ways, Path(name), turns)

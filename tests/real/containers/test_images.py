@@ -5,17 +5,22 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from engines import ready
+
 from penstock.core.nouns import Pipeline, Place, Step
 from penstock.core.run import Quiet
 from penstock.errors import RunError
+from penstock.runners import container
 from penstock.runners.inline import Inline
 from penstock.sinks.parquet import Parquet
 from penstock.sources.fasta import Fasta
@@ -33,8 +38,7 @@ def images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENSTOCK_ENGINE", "buildah")
         subprocess.run(["scripts/images", *EXTRAS], cwd=ROOT, check=True)
-        version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-        yield {extra: f"penstock-{extra}:{version}" for extra in EXTRAS}
+        yield {extra: f"penstock-{extra}:{version()}" for extra in EXTRAS}
     assert "penstock-" not in said("buildah", "containers", "--format={{.ContainerName}}"), "all containers are removed"
 
 
@@ -44,6 +48,10 @@ def inside(images):
     name = said("buildah", "from", "--pull=false", images["core"]).strip()
     yield lambda line: said("buildah", "run", "--isolation=chroot", name, "--", "sh", "-c", line)
     said("buildah", "rm", name)
+
+
+def version():
+    return re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 
 def said(*words):
@@ -85,16 +93,20 @@ class Held(Quiet):
             time.sleep(0.02)
 
 
-def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_killed(images, tmp_path):
-    source, struck, over = reads(tmp_path), [], threading.Event()
+@contextmanager
+def killing(parts):
+    """Inside, containers that are at work are killed: again when some *parts* more are done. Gives who was struck.
+
+    A unit is given up when three die over it.
+    """
+    struck, over = [], threading.Event()
 
     def strike():
-        """Again when some units more are done, since a unit is given up when three die over it."""
         done = 0
         while len(struck) < 4 and not over.wait(0.05):
-            if len(list((tmp_path / "containers").rglob("*.parquet"))) < done + 2:
+            if len(list(parts.rglob("*.parquet"))) < done + 2:
                 continue
-            done = len(list((tmp_path / "containers").rglob("*.parquet")))
+            done = len(list(parts.rglob("*.parquet")))
             for process in psutil.process_iter(["cmdline"]):
                 words = process.info["cmdline"] or [""]
                 if "stage" in words and words[0].startswith("/opt/penstock") and process.pid not in struck:
@@ -103,15 +115,27 @@ def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_k
                         struck.append(process.pid)
                     break
 
-    wanted = Inline().run(line(source, tmp_path / "functions"))
     killer = threading.Thread(target=strike, daemon=True)
     killer.start()
-    found = Inline().run(line(source, tmp_path / "containers", images["genomes"]), Held(struck))
-    over.set()
-    killer.join()
-    assert len(struck) >= 2
+    try:
+        yield struck
+    finally:
+        over.set()
+        killer.join()
+
+
+def gives_the_parts_of_functions(wanted, found):
     assert (found.rows, found.bad_rows, found.units) == (wanted.rows, 4, wanted.units)
     assert paths(found) == paths(wanted), "parts are named by their bytes"
+
+
+def test_a_pipeline_in_containers_gives_the_parts_of_functions_though_they_are_killed(images, tmp_path):
+    source = reads(tmp_path)
+    wanted = Inline().run(line(source, tmp_path / "functions"))
+    with killing(tmp_path / "containers") as struck:
+        found = Inline().run(line(source, tmp_path / "containers", images["genomes"]), Held(struck))
+    assert len(struck) >= 2
+    gives_the_parts_of_functions(wanted, found)
 
 
 def test_a_stage_whose_packages_are_not_in_the_image_says_so(images, tmp_path):
@@ -182,3 +206,56 @@ def test_wheels_that_were_changed_are_not_installed(images, tmp_path):
 
 def codename():
     return re.search(r"^VERSION_CODENAME=(.*)$", Path("/etc/os-release").read_text(), re.MULTILINE)[1]
+
+
+# --- docker and podman -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["docker", "podman"])
+def engine(request):
+    """The engine's name, and the core image that it has built."""
+    with ready(request.param) as variables, pytest.MonkeyPatch.context() as patch:
+        for key, value in {**variables, "PENSTOCK_ENGINE": request.param}.items():
+            patch.setenv(key, value)
+        subprocess.run(["scripts/images", "core"], cwd=ROOT, check=True)
+        yield request.param, f"penstock-core:{version()}"
+
+
+def test_docker_and_podman_give_the_parts_of_functions_though_they_are_killed(engine, tmp_path):
+    name, image = engine
+    source = reads(tmp_path)
+    place = Place("container", image=image, cpus=1, memory_bytes=600 << 20)
+    functions, containers = (
+        Pipeline("line", source, Parquet(str(tmp_path / where)), (Step(Clean(alphabet="dna"), at),))
+        for where, at in (("functions", Place()), ("containers", place))
+    )
+    wanted = Inline().run(functions)
+    with killing(tmp_path / "containers") as struck:
+        found = Inline().run(containers, Held(struck))
+    assert len(struck) >= 2
+    gives_the_parts_of_functions(wanted, found)
+    assert ours(name) == []
+
+
+def test_what_docker_and_podman_run_is_shut_in(engine):
+    name, image = engine
+    step = Step(Clean(alphabet="dna"), Place("container", image=image, cpus=0.5, memory_bytes=600 << 20))
+    with container.opened(step):
+        [running] = ours(name)
+        [told] = json.loads(said(name, "inspect", running))
+    host = told["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["NetworkMode"], host["Memory"]) == (True, "none", 600 << 20)
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert told["Config"]["User"] == "65532:65532"
+    assert host["CapDrop"] == ["ALL"] or len(host["CapDrop"]) > 10, "podman names each"
+
+
+def ours(name, seconds=60):
+    """Containers of Penstock's that an engine has; those that have ended go by themselves."""
+    end = time.monotonic() + seconds
+    while True:
+        listed = said(name, "ps", "--all", "--format={{.Names}} {{.Status}}").splitlines()
+        found = [line.split() for line in listed if line.startswith("penstock-")]
+        if all(status == "Up" for _, status, *_ in found) or time.monotonic() > end:
+            return [each for each, *_ in found]
+        time.sleep(0.2)
