@@ -103,10 +103,7 @@ def main() -> None:
         ways: dict[str, tuple[Runner, Place, str]] = {
             "inline, function": (inline, Place(), ""),
             "inline, process": (inline, Place("container"), "process"),
-            **{
-                f"inline, container by {by}": (inline, Place("container", image=IMAGE), by)
-                for by in ENGINES
-            },
+            **{f"inline, container by {by}": (inline, Place("container", image=IMAGE), by) for by in ENGINES},
             "inline, serve (HTTP)": (inline, Place("serve", address=address), ""),
             "Ray, function": (ray, Place(), ""),
             "Ray, task": (ray, Place("task", cpus=0.5), ""),
