@@ -33,7 +33,7 @@ _NOBODY = 65534
 _GOES_ON = "penstock: goes on from time"
 _STEP = re.compile(rf"^Time = (\S+)$|^ExecutionTime = |^{_GOES_ON} (\S+)$", re.MULTILINE)
 _TAIL_BYTES = 1 << 16
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 30.0
 _LOCK_SECONDS = 30.0
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from penstock.solvers.openfoam.process import Solver
-
 HEAD = "FoamFile {{ version 2.0; format ascii; class {}; object {}; }}\n"
 SCHEMES = """
 ddtSchemes {default Euler;} gradSchemes {default Gauss linear;} divSchemes {default none; div(phi,U) Gauss linear;
@@ -47,12 +45,6 @@ def control_of(steps, dt, write_every, application):
 deltaT {dt}; writeControl timeStep; writeInterval {write_every}; purgeWrite 0; writeFormat binary; writePrecision 12;
 writeCompression off; timeFormat general; timePrecision 8; runTimeModifiable true;
 """
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """On a busy machine mpirun may take more than five seconds to see that its ranks are gone, and to end itself."""
-    monkeypatch.setattr(Solver.wait, "__defaults__", (60.0,))
 
 
 @pytest.fixture
