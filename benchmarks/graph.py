@@ -167,7 +167,8 @@ def in_ranks(folder: Path, reference: pa.Table, tasks: int, limit_seconds: int =
     launcher = str(Path(sys.executable).with_name("mpiexec"))
     command = ["timeout", "-k", "10", str(limit_seconds), launcher, "-n", str(tasks), sys.executable, "-m", "mpi4py"]
     command += [str(folder / "rank.py"), str(folder / "told.json")]
-    done = subprocess.run(command, env={**_LAUNCHER, **os.environ}, stdout=subprocess.PIPE, text=True, check=False)
+    env = {**_LAUNCHER, **os.environ, "OMP_NUM_THREADS": "1"}  # as a job has it: a rank is a core
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
     found = {name: value for line in done.stdout.splitlines() for name, value in json.loads(line).items()}
     if done.returncode not in (0, 124, 137):
         raise SystemExit(f"the ranks ended with status {done.returncode}")
