@@ -24,7 +24,6 @@ __all__ = ["fitted"]
 
 _RESTARTS = 5
 _LISTENING_SECONDS = 0.5
-_ANSWER_SECONDS = 60.0
 
 Heard = Callable[[Mapping[str, float]], None]
 
@@ -145,7 +144,7 @@ def _listening(heard: Heard) -> Iterator[Any]:
 
     def tell() -> None:
         with suppress(ray.exceptions.RayError):  # what was said is lost with Ray; how the training ends is told by it
-            for metrics in ray.get(ear.told.remote(), timeout=_ANSWER_SECONDS):
+            for metrics in ray.get(ear.told.remote()):
                 heard(metrics)
 
     def listen() -> None:

@@ -22,27 +22,25 @@ from penstock.trainings.psi_vae import PsiVae
 
 
 @dataclass(frozen=True)
-class HeldMasked(Masked):
-    """An encoder's."""
-
+class _Held:
     hold: str = ""
-
-    ASIDE = (*Masked.ASIDE, "hold")
 
     def train(self, team):
         super().train(_Waiting(team, self))
 
 
 @dataclass(frozen=True)
-class HeldPsiVae(PsiVae):
+class HeldMasked(_Held, Masked):
+    """An encoder's."""
+
+    ASIDE = (*Masked.ASIDE, "hold")
+
+
+@dataclass(frozen=True)
+class HeldPsiVae(_Held, PsiVae):
     """A generator's."""
 
-    hold: str = ""
-
     ASIDE = (*PsiVae.ASIDE, "hold")
-
-    def train(self, team):
-        super().train(_Waiting(team, self))
 
 
 class _Waiting:

@@ -1,6 +1,5 @@
 """Several units in a worker's hands, and pools that grow by what was measured, on a real Ray."""
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,7 @@ from penstock.testing.parts import Journal, Numbers
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_up():
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+def ray_up(importable):
     with Ray(cpus=2, object_store_bytes=200 << 20).session():
         yield
 

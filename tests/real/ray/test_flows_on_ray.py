@@ -1,6 +1,5 @@
 """A generator of flow trained by two workers of Ray Train, one of which is killed; its fields made by actors."""
 
-import os
 import sys
 import threading
 from itertools import pairwise
@@ -25,15 +24,8 @@ from penstock.stages.generate import Generate
 from penstock.testing.models import tiny_generator
 
 PAIR = Place("actor", replicas=(2, 2), cpus=0.5)
-pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _importable():
-    """Workers import what is held from here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        yield
+# Far less time on two free cores.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("importable")]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """An encoder trained by two workers of Ray Train, of which one is killed once, and once the driver."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -25,15 +24,8 @@ from penstock.stages.encode import Encode
 from penstock.trainings import history
 
 PAIR = Place("actor", replicas=(2, 2), cpus=0.5)
-pytestmark = pytest.mark.timeout(1800)  # far less on two free cores
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _importable():
-    """Workers import what is held from here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        yield
+# Far less time on two free cores.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("importable")]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Under Ray the driver alone tells of a run, of its workers and of the jobs that an actor watches."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from penstock.testing.parts import Numbers, Squares
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def seen(importable, tmp_path_factory):
     """What was told of a run with losses and jobs."""
     folder = tmp_path_factory.mktemp("run")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     files = {name: str(folder / name) for name in ("run.prom", "spans.jsonl", "log.jsonl")}
     told = Settings(metrics_file=files["run.prom"], trace=files["spans.jsonl"], log_file=files["log.jsonl"])
     source, sink = Numbers(6, 10, broken=(4,)), Parquet(str(folder / "out"))

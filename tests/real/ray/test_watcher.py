@@ -28,8 +28,7 @@ TASKS, JOBS = 10, 50
 
 
 @pytest.fixture(scope="module")
-def ray_up():
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+def ray_up(importable):
     with Ray(cpus=2, object_store_bytes=200 << 20).session():
         yield
 

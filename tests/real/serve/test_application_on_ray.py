@@ -21,18 +21,13 @@ alphabet = "protein"
 """
 
 DRIVE = """
-import json, random, socket, sys, urllib.error, urllib.request
+import json, sys, urllib.error, urllib.request
 import ray
-from contextlib import suppress
 from importlib import import_module
 from ray import serve
 
-made = json.loads(sys.argv[1])
+made, port = json.loads(sys.argv[1]), int(sys.argv[2])
 ray.init("local", num_cpus=2, object_store_memory=150_000_000, log_to_driver=False, include_dashboard=False)
-for port in random.sample(range(20_000, 32_000), 1000):  # Linux gives none of these to whoever asks for any
-    with socket.socket() as free, suppress(OSError):
-        free.bind(("127.0.0.1", port))
-        break
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 module, name = made["import_path"].split(":")
 serve.run(getattr(import_module(module), name)(made["args"]), name=made["name"], route_prefix=made["route_prefix"])
@@ -52,14 +47,14 @@ ray.shutdown()
 """
 
 
-def test_the_rendered_service_answers_over_http(tmp_path):
+def test_the_rendered_service_answers_over_http(tmp_path, free_ports):
     manifest = yaml.safe_load((ROOT / "deploy/rendered/kuberay/rayservice.yaml").read_text())
     (made,) = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
     (tmp_path / "pipeline.toml").write_text(LINE)
     (tmp_path / "in.jsonl").write_text('{"sequence": "EVQL"}\n')
     made["args"]["address"] = f"{tmp_path / 'pipeline.toml'}#embeddings"
     done = subprocess.run(
-        [sys.executable, "-c", DRIVE, json.dumps(made)],
+        [sys.executable, "-c", DRIVE, json.dumps(made), str(free_ports(1)[0])],
         capture_output=True,
         text=True,
         timeout=500,
